@@ -1,0 +1,79 @@
+//! Services of the fleet: export to import to backends (KEP-1645), seen from one cluster.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::{ClusterName, NodeId, Protocol, ServiceId, ServiceKind, ServicePort, SessionAffinity, WallTime};
+
+/// The services that one cluster can import, each merged from all its exports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportedServices {
+    /// By service.
+    pub services: BTreeMap<ServiceId, ImportedService>,
+}
+
+/// A service of the fleet as one cluster sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportedService {
+    /// The service.
+    pub id: ServiceId,
+    /// ClusterSetIP ([`ServiceKind::ClusterIp`]) or headless, by the oldest export.
+    pub kind: ServiceKind,
+    /// The session affinity, by the oldest export.
+    pub affinity: SessionAffinity,
+    /// The ports, merged by name, then protocol and number, oldest export first.
+    pub ports: Vec<ServicePort>,
+    /// The clusterset addresses in the viewing cluster, one for each family at most; empty for headless, or not allocated yet.
+    pub addresses: Vec<IpAddr>,
+    /// The endpoints of all exporting clusters, ready or not.
+    pub backends: Vec<Backend>,
+    /// The exporting clusters, oldest export first, each with its condition.
+    pub exporters: Vec<Exporter>,
+}
+
+/// An endpoint behind an imported service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// The exporting cluster.
+    pub cluster: ClusterName,
+    /// The endpoint's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// May take new connections: ready, or published all the same.
+    pub ready: bool,
+    /// The endpoint's own name.
+    pub hostname: Option<Arc<str>>,
+    /// The node it runs on.
+    pub node: Option<NodeId>,
+    /// For each port of the service, by index, the number at this endpoint; `None` where it does not serve that port.
+    pub ports: Vec<Option<u16>>,
+}
+
+/// One cluster's export of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exporter {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// When it was first exported.
+    pub created: Option<WallTime>,
+    /// What about it disagrees with an older export (`Conflict` condition); `None`: nothing.
+    pub conflict: Option<String>,
+}
+
+impl ImportedService {
+    /// Returns the backends' addresses and ports for port `index` of the service: ready ones only.
+    pub fn ready_backends(&self, index: usize) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.backends.iter().filter(|backend| backend.ready).flat_map(move |backend| {
+            let port = backend.ports.get(index).copied().flatten();
+            backend.addresses.iter().filter_map(move |address| Some((*address, port?)))
+        })
+    }
+
+    /// Tells whether `address` and `port` are a backend's, ready or not.
+    pub fn has_backend(&self, address: IpAddr, protocol: Protocol, port: u16) -> bool {
+        self.backends.iter().any(|backend| {
+            backend.addresses.contains(&address)
+                && self.ports.iter().zip(&backend.ports).any(|(own, at)| own.protocol == protocol && *at == Some(port))
+        })
+    }
+}

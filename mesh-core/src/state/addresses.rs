@@ -1,0 +1,68 @@
+//! Who is behind an address.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use crate::{NodeId, Resource, WorkloadId};
+
+/// The owners of every address of the admitted facts.
+///
+/// Two facts may claim one address while one of them is stale; the claims are kept, so that the answer does not depend on the
+/// order in which they came and went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Addresses {
+    workloads: Claims<WorkloadId>,
+    nodes: Claims<NodeId>,
+}
+
+type Claims<T> = HashMap<IpAddr, BTreeSet<T>, foldhash::fast::RandomState>;
+
+impl Addresses {
+    pub(super) fn add(&mut self, resource: &Resource) {
+        match resource {
+            Resource::Workload(workload) if !workload.host_network => {
+                claim(&mut self.workloads, &workload.addresses, &workload.id);
+            }
+            Resource::Node(node) => claim(&mut self.nodes, &node.addresses, &node.id),
+            Resource::NodeLink(link) => claim(&mut self.nodes, &link.overlay, &link.id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn remove(&mut self, resource: &Resource) {
+        match resource {
+            Resource::Workload(workload) if !workload.host_network => {
+                yield_claim(&mut self.workloads, &workload.addresses, &workload.id);
+            }
+            Resource::Node(node) => yield_claim(&mut self.nodes, &node.addresses, &node.id),
+            Resource::NodeLink(link) => yield_claim(&mut self.nodes, &link.overlay, &link.id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn workload(&self, address: IpAddr) -> Option<&WorkloadId> {
+        self.workloads.get(&address)?.first()
+    }
+
+    pub(super) fn node(&self, address: IpAddr) -> Option<&NodeId> {
+        self.nodes.get(&address)?.first()
+    }
+}
+
+fn claim<T: Ord + Clone>(claims: &mut Claims<T>, addresses: &[IpAddr], owner: &T) {
+    for address in addresses {
+        claims.entry(*address).or_default().insert(owner.clone());
+    }
+}
+
+fn yield_claim<T: Ord>(claims: &mut Claims<T>, addresses: &[IpAddr], owner: &T) {
+    for address in addresses {
+        let Some(owners) = claims.get_mut(address) else { continue };
+        owners.remove(owner);
+        if owners.is_empty() {
+            claims.remove(address);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The node plan of a Landbridge mesh: planner, reconciler, forwarder, flow records, and the Tunnel seam.

@@ -1,0 +1,1 @@
+//! Native DNS of a Landbridge mesh: cluster.local and clusterset.local from services and exports.
