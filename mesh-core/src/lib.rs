@@ -6,6 +6,7 @@ pub mod grant;
 pub mod identity;
 pub mod keys;
 pub mod labels;
+pub mod manifest;
 pub mod name;
 pub mod policy;
 pub mod prefix;
