@@ -32,7 +32,7 @@ pub use resource::{
     Endpoint, EndpointPort, EndpointSlice, Export, Key, Lease, NamedPort, Namespace, Node, NodeLink, Protocol, Resource, Service,
     ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, WireGuardKey, Workload,
 };
-pub use service::{Backend, Exporter, ImportedService, ImportedServices};
+pub use service::{Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService};
 pub use settings::{CrossClusterDefault, Settings};
 pub use state::{Facts, Located, State, StateConfig, Trust};
 pub use time::{Now, Time, WallTime};

@@ -4,7 +4,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::{ClusterName, NodeId, Protocol, ServiceId, ServiceKind, ServicePort, SessionAffinity, WallTime};
+use crate::{ClusterName, NodeId, Protocol, Service, ServiceId, ServiceKind, ServicePort, SessionAffinity, WallTime};
+
+mod allocate;
+mod export;
+mod import;
+mod merge;
+
+pub use self::allocate::allocate;
+pub use self::export::{ExportCondition, ExportValidity};
 
 /// The services that one cluster can import, each merged from all its exports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +57,15 @@ pub struct Backend {
     pub ports: Vec<Option<u16>>,
 }
 
+/// A Service of the viewing cluster itself, with its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalService {
+    /// The Service.
+    pub service: Service,
+    /// Its endpoints, ready or not; their ports are by the index of the Service's.
+    pub backends: Vec<Backend>,
+}
+
 /// One cluster's export of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exporter {
@@ -56,17 +73,14 @@ pub struct Exporter {
     pub cluster: ClusterName,
     /// When it was first exported.
     pub created: Option<WallTime>,
-    /// What about it disagrees with an older export (`Conflict` condition); `None`: nothing.
+    /// What about it disagrees with another cluster's export (message of the `Conflict` condition); `None`: nothing.
     pub conflict: Option<String>,
 }
 
 impl ImportedService {
     /// Returns the backends' addresses and ports for port `index` of the service: ready ones only.
     pub fn ready_backends(&self, index: usize) -> impl Iterator<Item = (IpAddr, u16)> {
-        self.backends.iter().filter(|backend| backend.ready).flat_map(move |backend| {
-            let port = backend.ports.get(index).copied().flatten();
-            backend.addresses.iter().filter_map(move |address| Some((*address, port?)))
-        })
+        ready_backends(&self.backends, index)
     }
 
     /// Tells whether `address` and `port` are a backend's, ready or not.
@@ -76,4 +90,18 @@ impl ImportedService {
                 && self.ports.iter().zip(&backend.ports).any(|(own, at)| own.protocol == protocol && *at == Some(port))
         })
     }
+}
+
+impl LocalService {
+    /// Returns the backends' addresses and ports for port `index` of the Service: ready ones only.
+    pub fn ready_backends(&self, index: usize) -> impl Iterator<Item = (IpAddr, u16)> {
+        ready_backends(&self.backends, index)
+    }
+}
+
+fn ready_backends(backends: &[Backend], index: usize) -> impl Iterator<Item = (IpAddr, u16)> {
+    backends.iter().filter(|backend| backend.ready).flat_map(move |backend| {
+        let port = backend.ports.get(index).copied().flatten();
+        backend.addresses.iter().filter_map(move |address| Some((*address, port?)))
+    })
 }
