@@ -11,8 +11,8 @@ use self::addresses::Addresses;
 use crate::labels::{self, RESERVED_PREFIX};
 use crate::settings::{CrossClusterDefault, DomainAddresses, Settings};
 use crate::{
-    Change, ClusterName, Event, Identity, Key, Labels, NamespaceName, Node, NodeId, Now, PublicKey, Refusal, Resource, ServiceId,
-    SourceId, Workload,
+    Change, ClusterName, Event, Identity, Key, Labels, NamespaceName, Node, NodeId, Now, Prefix, PublicKey, Refusal, Resource,
+    ServiceId, SourceId, Workload,
 };
 
 mod addresses;
@@ -223,24 +223,21 @@ impl State {
         if let Some(node) = self.addresses.node(address) {
             return Located::Node(node);
         }
-        if self.facts.grants.values().any(|grant| grant.prefixes.iter().any(|prefix| prefix.contains(address)))
-            || self.is_refused_address(address)
-        {
+        if self.pending_prefixes().any(|prefix| prefix.contains(address)) {
             return Located::Pending;
         }
         Located::External
     }
 
-    /// Tells whether a refused workload of a plain source claims `address`: it has no identity, and is not external either.
-    fn is_refused_address(&self, address: IpAddr) -> bool {
-        self.refused.keys().any(|key| {
-            let Some((Origin::Source(_), Resource::Workload(workload))) =
-                self.offered.get(key).and_then(|by| by.first_key_value())
-            else {
-                return false;
-            };
-            workload.addresses.contains(&address)
-        })
+    /// Returns the prefixes in which an address without an identity is pending, never external: those of the grants, and the
+    /// addresses of refused workloads of plain sources.
+    pub fn pending_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let granted = self.facts.grants.values().flat_map(|grant| grant.prefixes.iter().copied());
+        let refused = self.refused.keys().filter_map(|key| match self.offered.get(key)?.first_key_value()? {
+            (Origin::Source(_), Resource::Workload(workload)) => Some(&workload.addresses),
+            _ => None,
+        });
+        granted.chain(refused.flatten().copied().map(Prefix::host))
     }
 
     /// Returns the identity of `workload`.
