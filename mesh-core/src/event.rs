@@ -92,6 +92,12 @@ pub enum RefusalReason {
     ForeignCluster,
     /// A kind of fact that its source has no say in.
     NotAllowedHere,
+    /// It is for another fleet.
+    ForeignFleet,
+    /// Dated further ahead than clocks differ.
+    Future,
+    /// More than the state keeps.
+    OverLimit,
 }
 
 impl RefusalReason {
@@ -112,6 +118,9 @@ impl RefusalReason {
             RefusalReason::Quarantined => "quarantined",
             RefusalReason::ForeignCluster => "foreign-cluster",
             RefusalReason::NotAllowedHere => "not-allowed-here",
+            RefusalReason::ForeignFleet => "foreign-fleet",
+            RefusalReason::Future => "future",
+            RefusalReason::OverLimit => "over-limit",
         }
     }
 }

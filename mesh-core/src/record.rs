@@ -1,9 +1,28 @@
 //! Signed records: what travels between clusters. The signed bytes are the bytes that travel.
+//!
+//! An envelope holds a kind, a payload, the signer's key and its signature over `domain ‖ kind ‖ payload`; the payload names
+//! the fleet by its root key, so that a record of one fleet is nothing in another. [`open`] checks form and signature only;
+//! what a signer may say is decided by [`State`](crate::State).
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{ClusterName, Grant, NamespaceName, ObjectName, Resource, ServiceId};
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::{ClusterName, Grant, NamespaceName, ObjectName, PublicKey, Resource, SecretKey, ServiceId};
+
+mod decode;
+mod encode;
+mod wire;
+
+/// The size limit of a record of a cluster: a slice of a thousand workloads with long labels fits.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
+/// The size limit of a root record: fleet policies travel in one.
+pub const MAX_ROOT_RECORD_BYTES: usize = 8 << 20;
+/// Separates these signatures from every other use of the keys.
+const DOMAIN: &[u8] = b"landbridge signed record v1\0";
 
 /// A record's place in its cluster's history: an incarnation is a fencing token, never used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +82,144 @@ pub enum RootRecord {
         /// The first epoch that counts.
         epoch: u64,
     },
+}
+
+/// Why something was not signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// A fact of a kind that records do not carry.
+    #[error("{fact} is of a kind that records do not carry")]
+    Kind {
+        /// The fact.
+        fact: String,
+    },
+    /// A grant that names no key.
+    #[error("the grant of cluster {cluster} names no key")]
+    NoKey {
+        /// The cluster.
+        cluster: ClusterName,
+    },
+    /// More than every reader accepts.
+    #[error("{len} bytes, {max} are allowed")]
+    TooLarge {
+        /// The size it would have.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// More than any record has.
+    #[error("{len} bytes, {max} are allowed")]
+    TooLarge {
+        /// The size.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Not a record's form.
+    #[error("not a record: {0}")]
+    Form(String),
+    /// The signature is not the signer's over these bytes.
+    #[error("the signature is not of {signer} over these bytes")]
+    Signature {
+        /// The key that the envelope names.
+        signer: PublicKey,
+    },
+}
+
+/// The contents of bytes whose form and signature are right; whether the signer has a say is another question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The key that signed.
+    pub signer: PublicKey,
+    /// The root key of the fleet it is for.
+    pub fleet: PublicKey,
+    /// What is said.
+    pub statement: Statement,
+    /// SHA-256 over all that is signed: equal statements, equal digests, however the envelope was written.
+    pub digest: [u8; 32],
+}
+
+/// What a signer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// A cluster's record.
+    Record(Record),
+    /// A statement for a fleet's root to make.
+    Root(RootRecord),
+}
+
+impl Record {
+    /// Signs the record for the fleet of `root` with the cluster's key; returns the bytes that travel.
+    pub fn sign(&self, root: &PublicKey, key: &SecretKey) -> Result<Bytes, SignError> {
+        seal(wire::Kind::Record, encode::record(self, root)?.encode_to_vec(), key)
+    }
+}
+
+impl RootRecord {
+    /// Signs the statement with the fleet's root key; returns the bytes that travel.
+    pub fn sign(&self, root: &SecretKey) -> Result<Bytes, SignError> {
+        let (kind, payload) = encode::root_record(self, &root.public())?;
+        seal(kind, payload, root)
+    }
+}
+
+fn seal(kind: wire::Kind, payload: Vec<u8>, key: &SecretKey) -> Result<Bytes, SignError> {
+    let signature = key.sign(&signed(kind, &payload)).to_vec();
+    let signer = key.public().as_bytes().to_vec();
+    let bytes = wire::Envelope { kind: kind as u32, payload, signer, signature }.encode_to_vec();
+    let (len, max) = (bytes.len(), limit(kind));
+    if len > max { Err(SignError::TooLarge { len, max }) } else { Ok(bytes.into()) }
+}
+
+/// Reads a record and checks its signature against the signer's key inside.
+pub fn open(bytes: &[u8]) -> Result<Opened, RecordError> {
+    let too_large = |max| RecordError::TooLarge { len: bytes.len(), max };
+    if bytes.len() > MAX_ROOT_RECORD_BYTES {
+        return Err(too_large(MAX_ROOT_RECORD_BYTES));
+    }
+    let form = |what: &str| RecordError::Form(what.into());
+    let wire::Envelope { kind, payload, signer, signature } = wire::Envelope::decode(bytes).map_err(|_| form("no envelope"))?;
+    let kind = wire::Kind::from_number(kind).ok_or_else(|| form("an unknown kind"))?;
+    if bytes.len() > limit(kind) {
+        return Err(too_large(limit(kind)));
+    }
+    let signer = decode::public_key(&signer).map_err(RecordError::Form)?;
+    let signature: [u8; 64] = signature.try_into().map_err(|_| form("a signature has 64 bytes"))?;
+    let signed = signed(kind, &payload);
+    if !signer.verifies(&signed, &signature) {
+        return Err(RecordError::Signature { signer });
+    }
+    let (fleet, statement) = parse(kind, &payload).map_err(RecordError::Form)?;
+    Ok(Opened { signer, fleet, statement, digest: Sha256::digest(&signed).into() })
+}
+
+fn parse(kind: wire::Kind, payload: &[u8]) -> decode::Decoded<(PublicKey, Statement)> {
+    fn message<T: Message + Default>(payload: &[u8]) -> decode::Decoded<T> {
+        T::decode(payload).map_err(|error| error.to_string())
+    }
+    let (fleet, root) = match kind {
+        wire::Kind::Record => {
+            let (fleet, record) = decode::record(message(payload)?)?;
+            return Ok((fleet, Statement::Record(record)));
+        }
+        wire::Kind::Grant => decode::grant(message(payload)?)?,
+        wire::Kind::Policies => decode::policies(message(payload)?)?,
+        wire::Kind::Revocation => decode::revocation(&message(payload)?)?,
+    };
+    Ok((fleet, Statement::Root(root)))
+}
+
+fn signed(kind: wire::Kind, payload: &[u8]) -> Vec<u8> {
+    [DOMAIN, &(kind as u32).to_be_bytes(), payload].concat()
+}
+
+fn limit(kind: wire::Kind) -> usize {
+    if kind == wire::Kind::Record { MAX_RECORD_BYTES } else { MAX_ROOT_RECORD_BYTES }
 }
 
 impl fmt::Display for Version {
