@@ -13,8 +13,7 @@ pub(crate) struct BackendPort {
     pub(crate) namespace: NamespaceName,
     pub(crate) address: IpAddr,
     pub(crate) protocol: Protocol,
-    /// `None`: every port of the protocol (EndpointSlice API).
-    pub(crate) port: Option<u16>,
+    pub(crate) port: u16,
 }
 
 /// Returns the backend ports, ready or not, of every export; sorted, without repeats.
@@ -22,18 +21,18 @@ pub(crate) fn backend_ports(state: &State) -> Vec<BackendPort> {
     let mut ports = Vec::new();
     for export in state.exports() {
         for endpoint in &export.endpoints {
-            let served = endpoint
-                .ports
-                .iter()
-                .filter(|at| export.ports.iter().any(|port| port.name == at.name && port.protocol == at.protocol));
-            for (at, address) in served.flat_map(|at| endpoint.addresses.iter().map(move |address| (at, *address))) {
-                ports.push(BackendPort {
+            for at in &endpoint.ports {
+                // The endpoint's port belongs to the Service's port of the same name; without a number it is that port's own.
+                let Some(own) = export.ports.iter().find(|own| own.name == at.name && own.protocol == at.protocol) else {
+                    continue;
+                };
+                ports.extend(endpoint.addresses.iter().map(|address| BackendPort {
                     cluster: export.cluster.clone(),
                     namespace: export.id.namespace.clone(),
-                    address,
+                    address: *address,
                     protocol: at.protocol,
-                    port: at.port,
-                });
+                    port: at.port.unwrap_or(own.port),
+                }));
             }
         }
     }

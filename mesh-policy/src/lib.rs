@@ -1,8 +1,11 @@
 //! Identity policy of a Landbridge mesh: NetworkPolicy and ClusterNetworkPolicy to a verdict with its reason.
 
+mod compile;
 mod compiler;
 mod exports;
+mod fingerprint;
 pub mod naive;
+mod rows;
 mod rules;
 mod set;
 

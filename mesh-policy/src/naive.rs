@@ -150,7 +150,7 @@ impl Side<'_> {
                 backend.cluster == *server
                     && backend.address == self.tuple.destination
                     && backend.protocol == self.tuple.protocol
-                    && backend.port.is_none_or(|port| port == self.tuple.destination_port)
+                    && backend.port == self.tuple.destination_port
                     && self.state.namespace_exists(client, &backend.namespace)
             }),
         };

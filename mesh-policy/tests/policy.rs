@@ -1,0 +1,10 @@
+//! The compiled policy against the yardstick, over random fleets and their histories.
+
+#[path = "policy/any.rs"]
+mod any;
+#[path = "policy/fleet.rs"]
+mod fleet;
+#[path = "policy/property.rs"]
+mod property;
+#[path = "policy/stories.rs"]
+mod stories;

@@ -1,0 +1,336 @@
+//! Random facts over a small alphabet, so that they meet: the same keys come again with other contents.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_core::policy::*;
+use mesh_core::*;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::strategy::Union;
+
+use crate::fleet::{ip, labels, prefix};
+
+const CLUSTERS: [&str; 3] = ["east", "west", "north"];
+const NAMESPACES: [&str; 3] = ["shop", "bank", "ops"];
+
+fn cluster() -> impl Strategy<Value = ClusterName> {
+    select(&CLUSTERS[..]).prop_map(|name| name.parse().expect("valid"))
+}
+
+fn namespace() -> impl Strategy<Value = NamespaceName> {
+    prop_oneof![4 => Just("shop"), 2 => Just("bank"), 1 => Just("ops")].prop_map(|name| name.parse().expect("valid"))
+}
+
+fn object(names: &'static [&'static str]) -> impl Strategy<Value = ObjectName> {
+    select(names).prop_map(|name| name.parse().expect("valid"))
+}
+
+fn some_labels() -> impl Strategy<Value = Labels> {
+    select(&["", "app=web", "app=db", "app=web,tier=a", "app=db,tier=b", "tier=a"][..]).prop_map(labels)
+}
+
+/// Every address of the small world: pods and overlays in the clusters' prefixes, nodes, and the outside.
+pub fn address() -> impl Strategy<Value = IpAddr> {
+    let pod = (1u8..=3, 1u8..=6).prop_map(|(cluster, host)| ip(&format!("10.{cluster}.0.{host}")));
+    let pod6 = (1u8..=3, 1u8..=3).prop_map(|(cluster, host)| ip(&format!("fd00:{cluster}::{host}")));
+    let node = (1u8..=2, 1u8..=2).prop_map(|(cluster, host)| ip(&format!("172.16.{cluster}.{host}")));
+    let outside = select(&["192.0.2.7", "192.0.2.8", "192.0.2.9", "198.51.100.1", "2001:db8::1"][..]).prop_map(ip);
+    prop_oneof![6 => pod, 2 => pod6, 2 => node, 2 => outside]
+}
+
+/// Addresses of two ends of one family.
+pub fn ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    (address(), address()).prop_filter("one family", |(a, b)| a.is_ipv4() == b.is_ipv4())
+}
+
+pub fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp), 1 => Just(Protocol::Other(1)), 1 => Just(Protocol::Other(47))]
+}
+
+pub fn port() -> impl Strategy<Value = u16> {
+    select(&[0u16, 53, 79, 80, 81, 8080, 65535][..])
+}
+
+pub fn tuple() -> impl Strategy<Value = FiveTuple> {
+    (ends(), protocol(), port()).prop_map(|((source, destination), protocol, destination_port)| FiveTuple {
+        source,
+        destination,
+        protocol,
+        source_port: 40000,
+        destination_port,
+    })
+}
+
+fn some_prefix() -> impl Strategy<Value = Prefix> {
+    let known = select(
+        &[
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "10.1.0.0/16",
+            "10.2.0.0/30",
+            "172.16.0.0/12",
+            "192.0.2.0/24",
+            "192.0.2.8/31",
+            "::/0",
+            "fd00:1::/32",
+        ][..],
+    );
+    prop_oneof![3 => known.prop_map(prefix), 1 => address().prop_map(Prefix::host)]
+}
+
+fn requirement() -> impl Strategy<Value = Requirement> {
+    let key =
+        select(&["app", "tier", "env", "cluster-mesh.io/cluster", "cluster-mesh.io/region", "kubernetes.io/metadata.name"][..]);
+    let value = select(&["web", "db", "a", "b", "east", "west", "eu", "shop"][..]);
+    (key, vec(value, 1..3), 0..4u8).prop_map(|(key, values, kind)| {
+        let (key, values): (Arc<str>, Vec<Arc<str>>) = (key.into(), values.into_iter().map(Into::into).collect());
+        match kind {
+            0 => Requirement::In(key, values),
+            1 => Requirement::NotIn(key, values),
+            2 => Requirement::Exists(key),
+            _ => Requirement::DoesNotExist(key),
+        }
+    })
+}
+
+fn some_selector() -> impl Strategy<Value = Selector> {
+    let useful = select(&["app=web", "app=db", "tier=a", "cluster-mesh.io/cluster=east", "kubernetes.io/metadata.name=shop"][..]);
+    prop_oneof![
+        2 => Just(Selector::ALL),
+        3 => useful.prop_map(crate::fleet::selector),
+        2 => vec(requirement(), 1..3).prop_map(|requirements| Selector { requirements }),
+    ]
+}
+
+fn port_match() -> impl Strategy<Value = PortMatch> {
+    let name = || select(&["http", "dns", "none"][..]).prop_map(Arc::from);
+    prop_oneof![
+        1 => protocol().prop_map(PortMatch::Protocol),
+        3 => (protocol(), port(), port()).prop_map(|(protocol, a, b)| PortMatch::Range(protocol, a.min(b), a.max(b))),
+        2 => (protocol(), port()).prop_map(|(protocol, port)| PortMatch::Range(protocol, port, port)),
+        2 => (option::of(protocol()), name()).prop_map(|(protocol, name)| PortMatch::Named(protocol, name)),
+    ]
+}
+
+fn scope() -> impl Strategy<Value = PolicyScope> {
+    prop_oneof![3 => cluster().prop_map(PolicyScope::Cluster), 1 => Just(PolicyScope::Fleet)]
+}
+
+fn network_rules() -> impl Strategy<Value = Option<Vec<NetworkPolicyRule>>> {
+    let workloads = (option::of(some_selector()), some_selector())
+        .prop_map(|(namespaces, pods)| NetworkPolicyPeer::Workloads { namespaces, pods: Some(pods) });
+    let namespaces =
+        some_selector().prop_map(|namespaces| NetworkPolicyPeer::Workloads { namespaces: Some(namespaces), pods: None });
+    let blocks = (some_prefix(), vec(some_prefix(), 0..3)).prop_map(|(cidr, except)| NetworkPolicyPeer::IpBlock { cidr, except });
+    let peer = prop_oneof![4 => workloads, 2 => namespaces, 3 => blocks, 1 => Just(NetworkPolicyPeer::Nothing)];
+    let rule = (vec(peer, 0..3), vec(port_match(), 0..3)).prop_map(|(peers, ports)| NetworkPolicyRule { peers, ports });
+    option::weighted(0.7, vec(rule, 0..3))
+}
+
+fn network_policy() -> impl Strategy<Value = Resource> {
+    (scope(), namespace(), object(&["a", "b"]), some_selector(), network_rules(), network_rules()).prop_map(
+        |(scope, namespace, name, subject, ingress, egress)| {
+            Resource::NetworkPolicy(Arc::new(NetworkPolicy { scope, namespace, name, subject, ingress, egress }))
+        },
+    )
+}
+
+fn who() -> impl Strategy<Value = WorkloadMatch> {
+    (some_selector(), option::of(some_selector())).prop_map(|(namespaces, pods)| WorkloadMatch { namespaces, pods })
+}
+
+fn cluster_rules() -> impl Strategy<Value = Vec<ClusterRule>> {
+    let domain = select(&["api.example.com", "*.example.com", "other.example.org"][..])
+        .prop_map(|name| ClusterPeer::DomainNames(vec![name.into()]));
+    let networks = vec(some_prefix(), 1..3).prop_map(ClusterPeer::Networks);
+    let peer = prop_oneof![
+        4 => who().prop_map(ClusterPeer::Workloads),
+        2 => networks,
+        1 => some_selector().prop_map(ClusterPeer::Nodes),
+        1 => domain,
+    ];
+    let action = prop_oneof![Just(RuleAction::Accept), Just(RuleAction::Deny), Just(RuleAction::Pass)];
+    let rule = (action, vec(peer, 0..3), vec(port_match(), 0..3), prop::bool::weighted(0.05))
+        .prop_map(|(action, peers, protocols, unknown)| ClusterRule { action, peers, protocols, unknown });
+    vec(rule, 0..3)
+}
+
+fn cluster_policy() -> impl Strategy<Value = Resource> {
+    let tier = prop_oneof![Just(PolicyTier::Admin), Just(PolicyTier::Baseline)];
+    (scope(), object(&["a", "b"]), tier, 0..3i32, who(), cluster_rules(), cluster_rules()).prop_map(
+        |(scope, name, tier, priority, subject, ingress, egress)| {
+            Resource::ClusterNetworkPolicy(Arc::new(ClusterNetworkPolicy {
+                scope,
+                name,
+                tier,
+                priority,
+                subject,
+                ingress,
+                egress,
+            }))
+        },
+    )
+}
+
+fn workload() -> impl Strategy<Value = Resource> {
+    let named = (select(&["http", "dns"][..]), protocol(), port()).prop_map(|(name, protocol, port)| NamedPort {
+        name: name.into(),
+        protocol,
+        port,
+    });
+    let name = object(&["web-0", "web-1", "db-0", "job"]);
+    let id = (cluster(), namespace(), name).prop_map(|(cluster, namespace, name)| WorkloadId { cluster, namespace, name });
+    let node = option::of(object(&["n1", "n2"]));
+    (
+        id,
+        some_labels(),
+        select(&["default", "robot"][..]),
+        node,
+        prop::bool::weighted(0.1),
+        vec(address(), 0..3),
+        vec(named, 0..3),
+    )
+        .prop_map(|(id, labels, service_account, node, host_network, addresses, ports)| {
+            Resource::Workload(Workload {
+                id,
+                labels,
+                service_account: service_account.into(),
+                node,
+                host_network,
+                addresses,
+                ports,
+            })
+        })
+}
+
+fn grant() -> impl Strategy<Value = Resource> {
+    let namespaces = select(&["*", "shop", "b*"][..]).prop_map(|pattern| vec![NamePattern(pattern.into())]);
+    (cluster(), vec(some_prefix(), 0..3), namespaces, select(&["", "region=eu", "region=us"][..])).prop_map(
+        |(cluster, mut prefixes, namespaces, attributes)| {
+            // Mostly one's own prefix, or nothing would ever be admitted.
+            let own = CLUSTERS.iter().position(|name| *name == cluster.as_str()).expect("one of them") + 1;
+            prefixes.truncate(1);
+            prefixes.extend([prefix(&format!("10.{own}.0.0/16")), prefix(&format!("fd00:{own}::/32"))]);
+            Resource::Grant(Arc::new(Grant {
+                cluster,
+                key: None,
+                prefixes,
+                service_prefixes: Vec::new(),
+                namespaces,
+                exports: vec!["*".parse().expect("valid")],
+                attributes: labels(attributes).iter().map(|(key, value)| (key.into(), value.into())).collect(),
+                not_before: WallTime::default(),
+                not_after: WallTime::default(),
+                epoch: 0,
+            }))
+        },
+    )
+}
+
+fn service_id() -> impl Strategy<Value = ServiceId> {
+    (namespace(), object(&["db"])).prop_map(|(namespace, name)| ServiceId { namespace, name })
+}
+
+fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
+    let ports = (option::of(port()), protocol()).prop_map(|(port, protocol)| EndpointPort { name: None, protocol, port });
+    let endpoint = (vec(address(), 1..3), any::<bool>(), vec(ports, 1..3)).prop_map(|(addresses, ready, ports)| Endpoint {
+        addresses,
+        ready,
+        hostname: None,
+        node: None,
+        ports,
+    });
+    vec(endpoint, 0..4)
+}
+
+fn service_ports() -> impl Strategy<Value = Vec<ServicePort>> {
+    vec((protocol(), port()).prop_map(|(protocol, port)| ServicePort { name: None, protocol, port, app_protocol: None }), 1..3)
+}
+
+/// A fact that exports depend on.
+fn exporting() -> impl Strategy<Value = Resource> {
+    let export = (cluster(), service_id(), service_ports(), endpoints()).prop_map(|(cluster, id, ports, endpoints)| {
+        let (kind, affinity) = (ServiceKind::ClusterIp, SessionAffinity::None);
+        Resource::Export(Export { cluster, id, created: None, kind, ports, affinity, publish_not_ready: false, endpoints })
+    });
+    let service = (cluster(), service_id(), service_ports()).prop_map(|(cluster, id, ports)| {
+        let (kind, affinity) = (ServiceKind::ClusterIp, SessionAffinity::None);
+        let addresses = Vec::new();
+        Resource::Service(Service {
+            cluster,
+            id,
+            kind,
+            addresses,
+            ports,
+            affinity,
+            publish_not_ready: false,
+            external_name: None,
+        })
+    });
+    let slice =
+        (cluster(), service_id(), object(&["db-1", "db-2"]), endpoints()).prop_map(|(cluster, service, name, endpoints)| {
+            Resource::EndpointSlice(EndpointSlice { cluster, name, service, endpoints })
+        });
+    let consent =
+        (cluster(), service_id()).prop_map(|(cluster, id)| Resource::ServiceExport(ServiceExport { cluster, id, created: None }));
+    prop_oneof![3 => export, 1 => service, 1 => slice, 1 => consent]
+}
+
+/// Any fact that policy depends on, and a lease, which it does not depend on.
+pub fn resource() -> impl Strategy<Value = Resource> {
+    let ns = (cluster(), namespace(), select(&["", "env=prod", "tier=a"][..]))
+        .prop_map(|(cluster, name, text)| Resource::Namespace(Namespace { cluster, name, labels: labels(text) }));
+    let node_id = || (cluster(), object(&["n1", "n2"])).prop_map(|(cluster, name)| NodeId { cluster, name });
+    let node = (node_id(), some_labels(), vec(address(), 0..3))
+        .prop_map(|(id, labels, addresses)| Resource::Node(Node { id, labels, addresses, prefixes: Vec::new() }));
+    let link = (node_id(), vec(address(), 0..2)).prop_map(|(id, overlay)| {
+        Resource::NodeLink(NodeLink { id, key: WireGuardKey([0; 32]), next_key: None, endpoints: Vec::new(), overlay })
+    });
+    let lease = cluster().prop_map(|cluster| Resource::Lease(Lease { cluster, issued: WallTime::default(), ttl_seconds: 1 }));
+    Union::new_weighted(vec![
+        (10, workload().boxed()),
+        (5, network_policy().boxed()),
+        (4, cluster_policy().boxed()),
+        (3, grant().boxed()),
+        (4, exporting().boxed()),
+        (2, ns.boxed()),
+        (2, node.boxed()),
+        (1, link.boxed()),
+        (1, lease.boxed()),
+    ])
+}
+
+/// A step of a history: a fact is so, or one of those there were is no more.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Set(Resource),
+    Unset(Index),
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![3 => resource().prop_map(Step::Set), 1 => any::<Index>().prop_map(Step::Unset)]
+}
+
+pub fn settings() -> impl Strategy<Value = Settings> {
+    let default = prop_oneof![
+        2 => Just(None),
+        2 => Just(Some(CrossClusterDefault::Exports)),
+        1 => Just(Some(CrossClusterDefault::Deny)),
+        1 => Just(Some(CrossClusterDefault::Allow)),
+    ];
+    (prop::bool::weighted(0.8), any::<bool>(), any::<bool>(), default).prop_map(
+        |(ipblock_matches_pods, own_node_ingress_allowed, own_node_egress_allowed, cross_cluster_default)| Settings {
+            ipblock_matches_pods,
+            own_node_ingress_allowed,
+            own_node_egress_allowed,
+            cross_cluster_default,
+        },
+    )
+}
+
+pub fn trust() -> impl Strategy<Value = Trust> {
+    prop_oneof![Just(Trust::Open), Just(Trust::Declared)]
+}
