@@ -5,11 +5,22 @@ use std::fmt;
 use crate::Resource;
 use crate::policy::PolicyScope;
 
+mod cluster_policy;
+mod cursor;
 mod fleet;
 mod load;
+mod network_policy;
+mod object;
+mod service;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod workload;
 
+use self::cursor::{Cursor, Report};
 pub use self::fleet::{FleetCluster, FleetFile, MeshFile, parse_fleet, parse_mesh};
-pub use self::load::{Checked, load};
+pub use self::load::Checked;
+use self::object::Outcome;
 
 /// Where a text comes from.
 #[derive(Clone, Debug)]
@@ -75,7 +86,43 @@ impl fmt::Display for ManifestError {
 }
 
 /// Reads the Kubernetes objects of a text, YAML or JSON, any number of documents.
+///
+/// An object with a mistake in it is left out, and every mistake of it is told; the other objects are read all the same.
+///
+/// ```
+/// use mesh_core::manifest::{self, ManifestSource};
+/// use mesh_core::{ClusterName, policy::PolicyScope};
+///
+/// let source = ManifestSource { file: "db.yaml", scope: PolicyScope::Cluster(ClusterName::new("east")?) };
+/// let parsed = manifest::parse(&source, "
+/// apiVersion: v1
+/// kind: Pod
+/// metadata: {name: db-0, namespace: Shop, labels: {app: 5432}}
+/// spec: {hostNetwork: maybe}
+/// ");
+/// let errors: Vec<_> = parsed.errors.iter().map(ToString::to_string).collect();
+/// assert_eq!(errors.len(), 3);
+/// assert_eq!(errors[1], "db.yaml:4:54: metadata.labels.app: 5432 is not a string here: write \"5432\" in quotes");
+/// # Ok::<(), mesh_core::NameError>(())
+/// ```
 pub fn parse(source: &ManifestSource<'_>, text: &str) -> Parsed {
-    let _ = (source, text);
-    Parsed::default()
+    let report = Report::new(source.file);
+    let (documents, errors) = tree::documents(text);
+    errors.into_iter().for_each(|error| report.syntax(error));
+    let mut parsed = Parsed::default();
+    for document in &documents {
+        let root = Cursor::root(&document.root, &report);
+        match object::read(&root, &source.scope) {
+            Outcome::Fact(_) | Outcome::List(..) if document.broken => {}
+            Outcome::Fact(resource) => parsed.resources.push((resource, root.location())),
+            Outcome::List(facts, ignored) => {
+                parsed.resources.extend(facts);
+                parsed.ignored += ignored;
+            }
+            Outcome::Ignored => parsed.ignored += 1,
+            Outcome::Broken => {}
+        }
+    }
+    (parsed.errors, parsed.warnings) = report.finish();
+    parsed
 }

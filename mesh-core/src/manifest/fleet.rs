@@ -4,8 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ManifestError;
+use super::cluster_policy::is_domain_name;
+use super::cursor::{Cursor, Object, Report, short};
+use super::object::{is_label_text, label_value};
+use super::service::timestamp;
+use super::tree::{self, Document};
 use crate::settings::DomainAddresses;
-use crate::{ClusterName, Grant, NamePattern, Prefix, PublicKey, ServicePattern, Settings, WallTime};
+use crate::{
+    ClusterName, CrossClusterDefault, Grant, NamePattern, ObjectName, Prefix, PublicKey, ServicePattern, Settings, WallTime,
+};
 
 /// `fleet.yaml`: what the fleet's grants shall say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,10 +21,12 @@ pub struct FleetFile {
     pub name: Arc<str>,
     /// The clusters.
     pub clusters: BTreeMap<ClusterName, FleetCluster>,
+    /// What is odd and does not stand in the way: prefixes that two clusters are granted.
+    pub warnings: Vec<ManifestError>,
 }
 
 /// One cluster of a [`FleetFile`]. Absent means not granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetCluster {
     /// The key that signs its records; needed for signing a grant, not for an offline check.
     pub key: Option<PublicKey>,
@@ -68,13 +77,177 @@ pub struct MeshFile {
 }
 
 /// Reads `fleet.yaml`.
+///
+/// # Errors
+/// Returns every mistake: unknown fields, bad names, prefixes, keys and times.
 pub fn parse_fleet(file: &str, text: &str) -> Result<FleetFile, Vec<ManifestError>> {
-    let _ = (file, text);
-    Ok(FleetFile::default())
+    let report = Report::new(file);
+    let (documents, errors) = tree::documents(text);
+    errors.into_iter().for_each(|error| report.syntax(error));
+    let mut fleet = FleetFile::default();
+    if let Some(object) = only_document(&documents, &report) {
+        object.exactly(&["name", "clusters"]);
+        fleet.name = object.get("name").and_then(|cursor| cursor.parse::<ObjectName>()).map_or("".into(), |n| n.as_str().into());
+        let mut prefixes = Vec::new();
+        if let Some(clusters) = object.require("clusters") {
+            for (key, cursor) in clusters.object().entries() {
+                let name = ClusterName::new(key).map_err(|error| cursor.error(error)).ok();
+                let cluster = fleet_cluster(&cursor, key, &mut prefixes);
+                fleet.clusters.extend(name.map(|name| (name, cluster)));
+            }
+        }
+        warn_of_overlaps(&prefixes);
+    }
+    let (errors, warnings) = report.finish();
+    fleet.warnings = warnings;
+    if errors.is_empty() { Ok(fleet) } else { Err(errors) }
+}
+
+/// Warns where two clusters are granted one address: each of them could then speak for it.
+fn warn_of_overlaps(prefixes: &[(String, Prefix, Cursor<'_>)]) {
+    for (index, (cluster, prefix, cursor)) in prefixes.iter().enumerate() {
+        for (other, theirs, _) in
+            prefixes[..index].iter().filter(|(other, theirs, _)| other != cluster && prefix.overlaps(*theirs))
+        {
+            cursor.warn(format_args!(
+                "{prefix} overlaps {theirs} of cluster {}: both may speak for the same addresses",
+                short(other)
+            ));
+        }
+    }
+}
+
+fn only_document<'a>(documents: &'a [Document], report: &'a Report<'a>) -> Option<Object<'a>> {
+    if let Some(more) = documents.get(1) {
+        Cursor::root(&more.root, report).error("the file has one document only");
+    }
+    documents.first().map(|document| Cursor::root(&document.root, report).object())
+}
+
+fn fleet_cluster<'a>(cursor: &Cursor<'a>, name: &str, granted: &mut Vec<(String, Prefix, Cursor<'a>)>) -> FleetCluster {
+    let mut cluster = FleetCluster::default();
+    if cursor.is_null() {
+        return cluster;
+    }
+    let object = cursor.object();
+    object.exactly(&[
+        "key",
+        "prefixes",
+        "service_prefixes",
+        "namespaces",
+        "exports",
+        "attributes",
+        "not_before",
+        "not_after",
+        "epoch",
+    ]);
+    cluster.key = object.get("key").and_then(|cursor| {
+        let text = cursor.text()?;
+        PublicKey::try_from(text.to_owned()).map_err(|error| cursor.error(error)).ok()
+    });
+    let prefixes = |name| object.items(name).into_iter().filter_map(|cursor| Some((cursor.prefix()?, cursor)));
+    for (prefix, cursor) in prefixes("prefixes") {
+        cluster.prefixes.push(prefix);
+        granted.push((name.to_owned(), prefix, cursor));
+    }
+    // Clusterset addresses mean something inside their own cluster only, so these ranges may be the same everywhere.
+    cluster.service_prefixes = prefixes("service_prefixes").map(|(prefix, _)| prefix).collect();
+    cluster.namespaces = object.items("namespaces").iter().filter_map(name_pattern).collect();
+    cluster.exports = object.items("exports").iter().filter_map(service_pattern).collect();
+    if let Some(attributes) = object.get("attributes") {
+        let read = attributes.object();
+        cluster.attributes.extend(read.entries().filter_map(|(key, cursor)| attribute(key, &cursor)));
+    }
+    cluster.not_before = object.get("not_before").and_then(|cursor| timestamp(&cursor));
+    cluster.not_after = object.get("not_after").and_then(|cursor| timestamp(&cursor));
+    if let (Some(from), Some(to)) = (cluster.not_before, cluster.not_after)
+        && to <= from
+    {
+        object.missing("not_after", "ends before it begins");
+    }
+    let epoch = object.get("epoch").and_then(|cursor| cursor.integer(0..=i64::MAX));
+    cluster.epoch = epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0);
+    cluster
+}
+
+fn name_pattern(cursor: &Cursor<'_>) -> Option<NamePattern> {
+    let text = cursor.text()?;
+    if !is_pattern(text) {
+        cursor.error(format_args!("'{}' is not a name, a name's beginning with * after it, or *", short(text)));
+        return None;
+    }
+    Some(NamePattern(text.into()))
+}
+
+fn service_pattern(cursor: &Cursor<'_>) -> Option<ServicePattern> {
+    let pattern: ServicePattern = cursor.parse()?;
+    if !is_pattern(&pattern.namespace.0) || !is_pattern(&pattern.name.0) {
+        cursor.error(format_args!("'{}' is not of the form namespace/name, namespace/* or *", short(&pattern.to_string())));
+        return None;
+    }
+    Some(pattern)
+}
+
+fn is_pattern(text: &str) -> bool {
+    let beginning = text.strip_suffix('*').unwrap_or(text);
+    let inner = beginning.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
+    inner && !text.is_empty() && text.len() <= 63 && !beginning.starts_with(['-', '.'])
+}
+
+fn attribute(key: &str, cursor: &Cursor<'_>) -> Option<(Arc<str>, Arc<str>)> {
+    let label = format!("{}{key}", crate::labels::RESERVED_PREFIX);
+    if key.is_empty() || !is_label_text(key) {
+        cursor.error(format_args!("'{}' is not the name of an attribute: it becomes the label {}", short(key), short(&label)));
+        return None;
+    }
+    if label == crate::labels::CLUSTER_LABEL || label == crate::labels::SERVICE_ACCOUNT_LABEL {
+        cursor.error(format_args!("the label {label} has a meaning of its own"));
+        return None;
+    }
+    Some((key.into(), label_value(cursor)?))
 }
 
 /// Reads `mesh.yaml`.
+///
+/// # Errors
+/// Returns every mistake: unknown settings, bad names and addresses.
 pub fn parse_mesh(file: &str, text: &str) -> Result<MeshFile, Vec<ManifestError>> {
-    let _ = (file, text);
-    Ok(MeshFile::default())
+    let report = Report::new(file);
+    let (documents, errors) = tree::documents(text);
+    errors.into_iter().for_each(|error| report.syntax(error));
+    let mut mesh = MeshFile::default();
+    if let Some(object) = only_document(&documents, &report) {
+        object.exactly(&["params", "fqdns"]);
+        if let Some(params) = object.get("params") {
+            mesh.settings = settings(&params.object());
+        }
+        if let Some(names) = object.get("fqdns") {
+            for (key, cursor) in names.object().entries() {
+                let lower = key.to_ascii_lowercase();
+                let name = lower.strip_suffix('.').unwrap_or(&lower);
+                if !is_domain_name(name) {
+                    cursor.error(format_args!("'{}' is not a domain name", short(key)));
+                }
+                let addresses = if cursor.is_null() { Vec::new() } else { cursor.items() };
+                let entry: &mut Vec<_> = mesh.domains.entry(name.into()).or_default();
+                entry.extend(addresses.iter().filter_map(Cursor::address));
+            }
+        }
+    }
+    let (errors, _) = report.finish();
+    if errors.is_empty() { Ok(mesh) } else { Err(errors) }
+}
+
+fn settings(object: &Object<'_>) -> Settings {
+    object.exactly(&["ipblock_matches_pods", "own_node_ingress_allowed", "own_node_egress_allowed", "cross_cluster_default"]);
+    let flag = |name: &str, default: bool| object.get(name).and_then(|cursor| cursor.boolean()).unwrap_or(default);
+    let defaults = Settings::default();
+    let words =
+        [("exports", CrossClusterDefault::Exports), ("deny", CrossClusterDefault::Deny), ("allow", CrossClusterDefault::Allow)];
+    Settings {
+        ipblock_matches_pods: flag("ipblock_matches_pods", defaults.ipblock_matches_pods),
+        own_node_ingress_allowed: flag("own_node_ingress_allowed", defaults.own_node_ingress_allowed),
+        own_node_egress_allowed: flag("own_node_egress_allowed", defaults.own_node_egress_allowed),
+        cross_cluster_default: object.get("cross_cluster_default").and_then(|cursor| cursor.one_of(&words)),
+    }
 }

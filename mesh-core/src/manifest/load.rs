@@ -1,9 +1,11 @@
 //! A whole directory of manifests at once, as the offline checkers read it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{Location, ManifestError};
-use crate::{Key, State};
+use super::{FleetFile, Location, ManifestError, ManifestSource, MeshFile, Parsed, parse, parse_fleet, parse_mesh};
+use crate::policy::PolicyScope;
+use crate::{ClusterName, Event, Grant, Key, Now, Resource, SourceId, State, StateConfig, Trust, WallTime};
 
 /// A directory of manifests that has no mistake in it.
 #[derive(Clone, Debug)]
@@ -18,12 +20,160 @@ pub struct Checked {
     pub ignored: usize,
 }
 
-/// Loads `(path, text)` pairs, paths relative to the directory with `/` between parts: `clusters/<cluster>/….yaml`,
-/// `fleet/….yaml`, `fleet.yaml`, `mesh.yaml` (SEMANTICS §4).
-///
-/// # Errors
-/// Returns every mistake of every file at once, by file and line.
-pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Checked, Vec<ManifestError>> {
-    let _ = files.into_iter().count();
-    Err(Vec::new())
+/// What a file of the directory is.
+enum Part {
+    Facts(PolicyScope),
+    Fleet,
+    Mesh,
+}
+
+impl Checked {
+    /// Loads `(path, text)` pairs, paths relative to the directory with `/` between parts: `clusters/<cluster>/….yaml`,
+    /// `fleet/….yaml`, `fleet.yaml`, `mesh.yaml` (SEMANTICS §4). Other paths are not looked at. The grants' validity is not
+    /// checked: the state is what the files say, on no day in particular.
+    ///
+    /// # Errors
+    /// Returns every mistake of every file at once, by file and place.
+    pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Checked, Vec<ManifestError>> {
+        let files: BTreeMap<&str, &str> = files.into_iter().collect();
+        let mut loader = Loader::default();
+        for (path, text) in files {
+            loader.take(path, text);
+        }
+        loader.finish()
+    }
+}
+
+#[derive(Default)]
+struct Loader {
+    facts: BTreeMap<Key, (Resource, Location)>,
+    fleet: Option<FleetFile>,
+    mesh: MeshFile,
+    warnings: Vec<ManifestError>,
+    errors: Vec<ManifestError>,
+    ignored: usize,
+}
+
+impl Loader {
+    fn take(&mut self, path: &str, text: &str) {
+        let part = match part(path) {
+            Ok(Some(part)) => part,
+            Ok(None) => return,
+            Err(error) => return self.errors.push(error),
+        };
+        match part {
+            Part::Facts(scope) => self.facts(parse(&ManifestSource { file: path, scope }, text)),
+            Part::Fleet => match parse_fleet(path, text) {
+                Ok(fleet) => {
+                    self.warnings.extend(fleet.warnings.iter().cloned());
+                    self.fleet = Some(fleet);
+                }
+                Err(errors) => self.errors.extend(errors),
+            },
+            Part::Mesh => match parse_mesh(path, text) {
+                Ok(mesh) => self.mesh = mesh,
+                Err(errors) => self.errors.extend(errors),
+            },
+        }
+    }
+
+    fn facts(&mut self, parsed: Parsed) {
+        self.warnings.extend(parsed.warnings);
+        self.errors.extend(parsed.errors);
+        self.ignored += parsed.ignored;
+        for (resource, location) in parsed.resources {
+            let key = resource.key();
+            match self.facts.get(&key) {
+                Some((_, first)) => self.errors.push(at(&location, format!("{key} is already at {first}"))),
+                None => {
+                    self.facts.insert(key, (resource, location));
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Checked, Vec<ManifestError>> {
+        if !self.errors.is_empty() {
+            self.errors.sort();
+            return Err(self.errors);
+        }
+        let mut state = State::new(StateConfig {
+            fleet: self.fleet.as_ref().map_or("".into(), |fleet| fleet.name.clone()),
+            trust: if self.fleet.is_some() { Trust::Declared } else { Trust::Open },
+            settings: self.mesh.settings.clone(),
+            domains: std::mem::take(&mut self.mesh.domains),
+        });
+        let source = SourceId("manifests".into());
+        let mut apply = |event| drop(state.apply(event, Now::default()));
+        apply(Event::Begin(source.clone()));
+        for grant in self.fleet.iter().flat_map(FleetFile::grants) {
+            let grant =
+                Grant { not_before: WallTime::from_unix_nanos(0), not_after: WallTime::from_unix_nanos(u64::MAX), ..grant };
+            apply(Event::Set(source.clone(), Resource::Grant(Arc::new(grant))));
+        }
+        for (resource, _) in self.facts.values() {
+            apply(Event::Set(source.clone(), resource.clone()));
+        }
+        apply(Event::Synced(source));
+        for (key, refusal) in state.refused() {
+            if let Some((_, location)) = self.facts.get(key) {
+                self.warnings.push(at(location, format!("{key} is refused: {}: {}", refusal.reason.as_str(), refusal.detail)));
+            }
+        }
+        self.warn_of_equal_priorities();
+        self.warnings.sort();
+        let locations = self.facts.into_iter().map(|(key, (_, location))| (key, location)).collect();
+        Ok(Checked { state, warnings: self.warnings, locations, ignored: self.ignored })
+    }
+
+    /// Two policies of one tier and priority are ordered by name, which is the mesh's choice and nobody else's.
+    fn warn_of_equal_priorities(&mut self) {
+        let mut seen: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (resource, location) in self.facts.values() {
+            if let Resource::ClusterNetworkPolicy(policy) = resource {
+                seen.entry((policy.tier, policy.priority)).or_default().push((policy, location));
+            }
+        }
+        for ((tier, priority), policies) in seen {
+            for (index, (policy, location)) in policies.iter().enumerate() {
+                let meets = |other: &PolicyScope| {
+                    *other == policy.scope || *other == PolicyScope::Fleet || policy.scope == PolicyScope::Fleet
+                };
+                let earlier = policies[..index].iter().find(|(other, _)| meets(&other.scope));
+                if let Some((other, place)) = earlier {
+                    let message = format!(
+                        "{tier:?} policies {} and {} ({place}) have the same priority {priority}: they go by name",
+                        policy.name, other.name
+                    );
+                    self.warnings.push(ManifestError { field: "spec.priority".into(), ..at(location, message) });
+                }
+            }
+        }
+    }
+}
+
+fn at(location: &Location, message: String) -> ManifestError {
+    ManifestError { file: location.file.clone(), line: location.line, column: 1, field: String::new(), message }
+}
+
+/// Tells what the file at `path` is; `None` for files that are not looked at.
+fn part(path: &str) -> Result<Option<Part>, ManifestError> {
+    let is_manifest = [".yaml", ".yml", ".json"].iter().any(|ending| path.ends_with(ending));
+    let hidden = path.split('/').any(|part| part.starts_with('.'));
+    if !is_manifest || hidden {
+        return Ok(None);
+    }
+    match path.split_once('/') {
+        None if matches!(path, "fleet.yaml" | "fleet.yml" | "fleet.json") => Ok(Some(Part::Fleet)),
+        None if matches!(path, "mesh.yaml" | "mesh.yml" | "mesh.json") => Ok(Some(Part::Mesh)),
+        Some(("fleet", _)) => Ok(Some(Part::Facts(PolicyScope::Fleet))),
+        Some(("clusters", rest)) => {
+            let Some((cluster, _)) = rest.split_once('/') else { return Ok(None) };
+            let location = Location { file: path.to_owned(), line: 1 };
+            let cluster = ClusterName::new(cluster);
+            let cluster = cluster.map_err(|error| at(&location, format!("the directory is no cluster's: {error}")))?;
+            Ok(Some(Part::Facts(PolicyScope::Cluster(cluster))))
+        }
+        _ => Ok(None),
+    }
 }
