@@ -23,7 +23,7 @@ pub enum NetlinkError {
         step: String,
         /// The kernel's answer.
         #[source]
-        source: rtnetlink::Error,
+        source: Box<rtnetlink::Error>,
     },
     /// An interface that must be there is not.
     #[error("interface {0} is missing")]
@@ -68,7 +68,7 @@ pub(crate) fn session<T>(talk: impl AsyncFnOnce(&Session) -> Result<T, NetlinkEr
 
 /// Makes an error of a step that the kernel refused.
 fn refused(step: impl FnOnce() -> String) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
-    move |source| NetlinkError::Refused { step: step(), source }
+    move |source| NetlinkError::Refused { step: step(), source: Box::new(source) }
 }
 
 impl Session {
@@ -80,11 +80,8 @@ impl Session {
         peer_netns: BorrowedFd<'_>,
         mtu: u32,
     ) -> Result<(), NetlinkError> {
-        let peer_message = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(peer)
-            .mtu(mtu)
-            .setns_by_fd(peer_netns.as_raw_fd())
-            .build();
+        let peer_message =
+            LinkMessageBuilder::<LinkUnspec>::new().name(peer).mtu(mtu).setns_by_fd(peer_netns.as_raw_fd()).build();
         let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(name)
             .mtu(mtu)

@@ -170,7 +170,7 @@ impl AsFd for Netns {
 /// The mark (the interface's alias) is there before the name is: whoever finds the name later can tell whose it is.
 pub(crate) fn create(name: &str, mark: &str, role: Role) -> Result<Netns, NetnsError> {
     let failed = |step| move |source| NetnsError::Step { step, name: name.to_owned(), source };
-    let _lock = directory::prepare().map_err(NetnsError::Directory)?;
+    directory::prepare().map_err(NetnsError::Directory)?;
     let path = path(name);
     // The empty file of a run that died between creating and mounting it is nobody's.
     if path.exists() && !sys::is_namespace(&path).map_err(failed("inspect"))? {
@@ -217,7 +217,7 @@ pub(crate) fn delete(name: &str) -> Result<(), NetnsError> {
 }
 
 /// Returns the names of all network namespaces that begin with `prefix`, sorted.
-pub fn names(prefix: &str) -> io::Result<Vec<String>> {
+pub(crate) fn names(prefix: &str) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(NETNS_DIR) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

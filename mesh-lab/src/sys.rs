@@ -1,12 +1,10 @@
 //! The kernel calls that std has no name for, each behind a safe function.
-#![allow(
-    unsafe_code,
-    reason = "setns, unshare, mount, pidfd and pre_exec have no safe form in std"
-)]
+#![allow(unsafe_code, reason = "setns, unshare, mount, pidfd and pre_exec have no safe form in std")]
 
 use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -92,6 +90,12 @@ impl PidFd {
     }
 }
 
+/// Makes a blocked `accept` on this socket return with an error, now and for ever.
+pub(crate) fn stop_listening(listener: &TcpListener) {
+    // SAFETY: shutdown takes integers; the descriptor is open for the length of the borrow.
+    unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 /// Sends a signal to the process group `pgid`.
 pub(crate) fn signal_group(pgid: u32, signal: c_int) -> io::Result<()> {
     let group = libc::pid_t::try_from(pgid).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -105,10 +109,8 @@ pub(crate) fn signal_group(pgid: u32, signal: c_int) -> io::Result<()> {
 /// Waits until a descriptor is readable; returns a bit for each that is, 0 when the time is over.
 pub(crate) fn poll(descriptors: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<u64> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let mut polled: Vec<libc::pollfd> = descriptors
-        .iter()
-        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
-        .collect();
+    let mut polled: Vec<libc::pollfd> =
+        descriptors.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }).collect();
     loop {
         let left = deadline.map_or(-1, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now());

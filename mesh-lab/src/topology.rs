@@ -187,20 +187,20 @@ impl Topology {
             check_name("node", &node.node)?;
             check_addresses(&node.underlay, &node.to_string(), &mut underlay)?;
         }
-        let mut per_node: BTreeMap<(&str, &str), (BTreeMap<IpAddr, String>, BTreeMap<String, String>)> = BTreeMap::new();
+        let mut held = BTreeMap::new();
+        let mut interfaces = BTreeMap::new();
         for workload in &self.workloads {
             check_name("namespace", &workload.namespace)?;
             check_name("pod", &workload.pod)?;
-            if self.node(&workload.cluster, &workload.node).is_none() {
-                let node = format!("{}/{}", workload.cluster, workload.node);
+            let node = (&workload.cluster, &workload.node);
+            if self.node(node.0, node.1).is_none() {
+                let node = format!("{}/{}", node.0, node.1);
                 return Err(TopologyError::NoSuchNode { workload: workload.to_string(), node });
             }
-            let (addresses, interfaces) = per_node.entry((&workload.cluster, &workload.node)).or_default();
-            check_addresses(&workload.addresses, &workload.to_string(), addresses)?;
+            check_addresses(&workload.addresses, &workload.to_string(), held.entry(node).or_default())?;
             let interface = workload.node_interface();
-            if let Some(first) = interfaces.insert(interface.clone(), workload.to_string())
-                && first != workload.to_string()
-            {
+            let before = interfaces.insert((node, interface.clone()), workload.to_string());
+            if let Some(first) = before.filter(|first| *first != workload.to_string()) {
                 return Err(TopologyError::InterfaceCollision { first, second: workload.to_string(), interface });
             }
         }
@@ -243,9 +243,8 @@ impl WorkloadSpec {
     /// Returns the name of its interface on the node: `lb` and eight hex digits, a hash of its name.
     pub fn node_interface(&self) -> String {
         // FNV-1a: stable between versions of Rust, unlike std's hasher, so that names in a saved lab stay true.
-        let hash = self.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash =
+            self.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         format!("lb{hash:08x}")
     }
 
@@ -290,11 +289,7 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), TopologyE
     Err(TopologyError::Name { what, name: name.to_owned() })
 }
 
-fn check_addresses(
-    addresses: &[IpAddr],
-    holder: &str,
-    held: &mut BTreeMap<IpAddr, String>,
-) -> Result<(), TopologyError> {
+fn check_addresses(addresses: &[IpAddr], holder: &str, held: &mut BTreeMap<IpAddr, String>) -> Result<(), TopologyError> {
     if addresses.is_empty() {
         return Err(TopologyError::NoAddress { object: holder.to_owned() });
     }

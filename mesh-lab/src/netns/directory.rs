@@ -8,12 +8,12 @@ use std::path::Path;
 use super::NETNS_DIR;
 use crate::sys;
 
-/// Makes sure the directory exists and is a mount point with shared propagation; returns a lock on it.
+/// Makes sure the directory exists and is a mount point with shared propagation.
 ///
 /// Shared, so that a namespace named or removed here is so in the mount namespaces of other processes too: without
-/// it, a process with a copy of this directory would keep a removed namespace alive. The lock is the one iproute2
-/// takes, for two that start at once would mount the directory on itself twice.
-pub(super) fn prepare() -> io::Result<File> {
+/// it, a process with a copy of this directory would keep a removed namespace alive. It locks the directory
+/// as iproute2 does: two that start at once would mount it on itself twice.
+pub(super) fn prepare() -> io::Result<()> {
     fs::create_dir_all(NETNS_DIR)?;
     let directory = File::open(Path::new(NETNS_DIR))?;
     directory.lock()?;
@@ -27,5 +27,5 @@ pub(super) fn prepare() -> io::Result<File> {
         }
         result => result?,
     }
-    Ok(directory)
+    Ok(())
 }

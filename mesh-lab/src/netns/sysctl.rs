@@ -18,11 +18,8 @@ pub(crate) enum Role {
 }
 
 /// Turning forwarding on resets others, so it comes first.
-const FORWARDING: &[(&str, &str)] = &[
-    ("net/ipv4/ip_forward", "1"),
-    ("net/ipv6/conf/default/forwarding", "1"),
-    ("net/ipv6/conf/all/forwarding", "1"),
-];
+const FORWARDING: &[(&str, &str)] =
+    &[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/default/forwarding", "1"), ("net/ipv6/conf/all/forwarding", "1")];
 
 /// Per interface: loopback exists already, later ones copy `default`, and for some `all` counts as well.
 const INTERFACES: [&str; 3] = ["all", "default", "lo"];
