@@ -1,0 +1,114 @@
+//! Answers from the zone.
+
+use domain::base::iana::{Class, Rcode, Rtype};
+use domain::base::message_builder::PushError;
+use domain::base::{Name, ToName, Ttl};
+use domain::dep::octseq::Array;
+use domain::rdata::{A, Aaaa, Cname, Ptr, Srv, Txt};
+
+use crate::name::DnsName;
+use crate::wire::{AnswerSection, Query};
+use crate::zone::{Area, Data, Zone};
+
+/// How many aliases are followed before the name counts as broken.
+const MAX_ALIASES: usize = 8;
+
+/// What the zone says about a query.
+pub(super) enum Local<'a> {
+    Answer {
+        rcode: Rcode,
+        /// The targets of the aliases on the way.
+        chain: Vec<DnsName>,
+        records: &'a [Data],
+        /// Where the SOA of a negative answer comes from.
+        negative: Option<(Area, Name<Array<255>>)>,
+    },
+    /// The name, or the last alias of it, lies outside.
+    Outside { chain: Vec<DnsName> },
+}
+
+/// Looks the question up, and follows aliases inside the zones.
+pub(super) fn resolve<'a>(zone: &'a Zone, query: &Query<'_>) -> Local<'a> {
+    let qtype = query.question.qtype();
+    let mut chain: Vec<DnsName> = Vec::new();
+    loop {
+        let name = chain.last().map_or_else(|| query.name.for_slice(), DnsName::for_slice);
+        let found = zone.find(name);
+        if found.area == Area::Outside {
+            return Local::Outside { chain };
+        }
+        let records = found.records.unwrap_or_default();
+        let alias = records.iter().find_map(|data| match data {
+            Data::Cname(target) if !matches!(qtype, Rtype::CNAME | Rtype::ANY) => Some(target),
+            _ => None,
+        });
+        if let Some(target) = alias {
+            if chain.len() == MAX_ALIASES {
+                return Local::Answer { rcode: Rcode::SERVFAIL, chain: Vec::new(), records: &[], negative: None };
+            }
+            chain.push(target.clone());
+            continue;
+        }
+        let answers = records.iter().any(|data| matches(data, qtype));
+        let owner = name.try_to_canonical_name::<Array<255>>().ok();
+        let negative = owner.filter(|_| !answers).map(|owner| (found.area, owner));
+        let rcode = if found.records.is_some() { Rcode::NOERROR } else { Rcode::NXDOMAIN };
+        return Local::Answer { rcode, chain, records, negative };
+    }
+}
+
+fn matches(data: &Data, qtype: Rtype) -> bool {
+    qtype == Rtype::ANY || data.rtype() == qtype
+}
+
+/// Writes the aliases and those of `records` that were asked for. Addresses begin at a different one for each query id,
+/// so that clients which take the first one spread over them.
+pub(super) fn push(
+    section: &mut AnswerSection,
+    zone: &Zone,
+    query: &Query<'_>,
+    chain: &[DnsName],
+    records: &[Data],
+) -> Result<(), PushError> {
+    push_chain(section, query, chain, zone.ttl())?;
+    let (qtype, ttl) = (query.question.qtype(), zone.ttl());
+    let count = records.iter().filter(|data| matches(data, qtype)).count();
+    let rotate = matches!(qtype, Rtype::A | Rtype::AAAA) && count > 1;
+    let skip = if rotate { usize::from(query.message.header().id()) % count } else { 0 };
+    let wanted = || records.iter().filter(|data| matches(data, qtype));
+    for data in wanted().skip(skip).chain(wanted().take(skip)) {
+        match chain.last() {
+            None => push_data(section, query.question.qname(), ttl, data)?,
+            Some(owner) => push_data(section, owner, ttl, data)?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes the aliases from the question's name to the last of `chain`.
+pub(super) fn push_chain(section: &mut AnswerSection, query: &Query<'_>, chain: &[DnsName], ttl: Ttl) -> Result<(), PushError> {
+    for (index, target) in chain.iter().enumerate() {
+        let data = Cname::new(target);
+        match index.checked_sub(1).map(|before| &chain[before]) {
+            None => section.push((query.question.qname(), Class::IN, ttl, data))?,
+            Some(owner) => section.push((owner, Class::IN, ttl, data))?,
+        }
+    }
+    Ok(())
+}
+
+fn push_data(section: &mut AnswerSection, owner: &impl ToName, ttl: Ttl, data: &Data) -> Result<(), PushError> {
+    match data {
+        Data::A(address) => section.push((owner, Class::IN, ttl, A::new(*address))),
+        Data::Aaaa(address) => section.push((owner, Class::IN, ttl, Aaaa::new(*address))),
+        // Priority and weight are the same for all: the specifications leave them open.
+        Data::Srv { port, target } => section.push((owner, Class::IN, ttl, Srv::new(0, 100, *port, target))),
+        Data::Cname(target) => section.push((owner, Class::IN, ttl, Cname::new(target))),
+        Data::Ptr(target) => section.push((owner, Class::IN, ttl, Ptr::new(target))),
+        Data::Txt(text) => {
+            let text = Txt::<Vec<u8>>::build_from_slice(text.as_bytes()).map_err(|_| PushError::ShortBuf)?;
+            section.push((owner, Class::IN, ttl, text))
+        }
+        Data::Soa(soa) => section.push((owner, Class::IN, ttl, soa)),
+    }
+}

@@ -1,0 +1,225 @@
+//! Messages: queries in, replies out. All that is read here is hostile.
+
+use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
+use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, PushError};
+use domain::base::wire::Composer;
+use domain::base::{Message, MessageBuilder, Name, ParsedName, Question, StaticCompressor, ToName};
+use domain::dep::octseq::Array;
+use domain::rdata::Soa;
+
+use crate::name::DnsName;
+
+/// The largest UDP payload that is sent or asked for: it fits every path of 1280 bytes (DNS flag day 2020).
+pub(crate) const UDP_LIMIT: u16 = 1232;
+/// The UDP payload that every client takes (RFC 1035 §2.3.4).
+const UDP_MINIMUM: u16 = 512;
+/// What an OPT record without options takes.
+const OPT_LEN: usize = 11;
+
+/// How a message travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// One datagram, limited in size.
+    Udp,
+    /// A stream with length prefixes.
+    Tcp,
+}
+
+/// A well-formed query with one question.
+pub(crate) struct Query<'a> {
+    pub(crate) message: &'a Message<[u8]>,
+    pub(crate) question: Question<ParsedName<&'a [u8]>>,
+    /// The question's name in lower case, uncompressed.
+    pub(crate) name: Name<Array<255>>,
+    pub(crate) edns: Option<Edns>,
+    /// The most bytes that the reply may have.
+    pub(crate) limit: usize,
+}
+
+/// What the client said of itself in its OPT record (RFC 6891).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edns {
+    pub(crate) dnssec_ok: bool,
+}
+
+/// What a packet is.
+pub(crate) enum Parsed<'a> {
+    Query(Query<'a>),
+    /// A query with something wrong: reply with this code.
+    Fault(Rcode),
+    /// A query with a newer EDNS than there is (RFC 6891 §6.1.3).
+    BadVersion(Query<'a>),
+    /// Nothing that may be answered: too short for an id, or an answer itself.
+    Ignore,
+}
+
+/// Reads a packet.
+pub(crate) fn parse(packet: &[u8], transport: Transport) -> Parsed<'_> {
+    let Ok(message) = Message::from_slice(packet) else { return Parsed::Ignore };
+    let header = message.header();
+    if header.qr() {
+        return Parsed::Ignore;
+    }
+    if header.opcode() != Opcode::QUERY {
+        return Parsed::Fault(Rcode::NOTIMP);
+    }
+    let (Ok(question), Some(opt)) = (message.sole_question(), opt(message)) else { return Parsed::Fault(Rcode::FORMERR) };
+    let Ok(name) = question.qname().try_to_canonical_name::<Array<255>>() else { return Parsed::Fault(Rcode::FORMERR) };
+    let limit = match (transport, opt) {
+        (Transport::Tcp, _) => usize::from(u16::MAX),
+        (Transport::Udp, None) => UDP_MINIMUM.into(),
+        (Transport::Udp, Some(opt)) => opt.size.clamp(UDP_MINIMUM, UDP_LIMIT).into(),
+    };
+    let query = Query { message, question, name, edns: opt.map(|opt| Edns { dnssec_ok: opt.dnssec_ok }), limit };
+    if opt.is_some_and(|opt| opt.version > 0) { Parsed::BadVersion(query) } else { Parsed::Query(query) }
+}
+
+#[derive(Clone, Copy)]
+struct Opt {
+    size: u16,
+    version: u8,
+    dnssec_ok: bool,
+}
+
+/// Walks all records for the OPT record; `None` when one cannot be read, or OPT is twice or in the wrong place.
+fn opt(message: &Message<[u8]>) -> Option<Option<Opt>> {
+    let mut found = None;
+    let mut section = message.answer().ok()?;
+    let mut index = 0;
+    loop {
+        for record in section.by_ref() {
+            let record = record.ok()?;
+            if record.rtype() != Rtype::OPT {
+                continue;
+            }
+            if index < 2 || found.is_some() || !record.owner().is_root() {
+                return None;
+            }
+            // The TTL's bits (RFC 6891 §6.1.3): extended code, version, DO and zeroes.
+            let bits = record.ttl().as_secs();
+            let [_, version, flags, _] = bits.to_be_bytes();
+            found = Some(Opt { size: record.class().to_int(), version, dnssec_ok: flags & 0x80 != 0 });
+        }
+        index += 1;
+        match section.next_section().ok()? {
+            Some(next) => section = next,
+            None => return Some(found),
+        }
+    }
+}
+
+/// What a reply says beside its records.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) rcode: OptRcode,
+    pub(crate) authoritative: bool,
+    pub(crate) recursion_available: bool,
+}
+
+/// A reply and whether it had to be truncated.
+pub(crate) struct Built {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) truncated: bool,
+}
+
+type Target = StaticCompressor<Vec<u8>>;
+/// The answer section of a reply that is being built.
+pub(crate) type AnswerSection = AnswerBuilder<Target>;
+
+/// Builds the reply to `query`, with the question's name exactly as it was asked. What does not fit is left out as a whole,
+/// and the reply says that it is truncated.
+pub(crate) fn reply(
+    query: &Query<'_>,
+    head: Head,
+    answers: impl FnOnce(&mut AnswerSection) -> Result<(), PushError>,
+    authority: Option<(DnsName, Soa<DnsName>)>,
+) -> Built {
+    let whole = build(query, head, |builder| {
+        answers(builder)?;
+        Ok(authority)
+    });
+    match whole {
+        Ok(bytes) => Built { bytes, truncated: false },
+        Err(_) => {
+            let empty = build(query, head, |builder| {
+                builder.header_mut().set_tc(true);
+                Ok(None)
+            });
+            // A question and an OPT record are at most 12 + 259 + 11 bytes.
+            Built { bytes: empty.expect("every limit has room for the question"), truncated: true }
+        }
+    }
+}
+
+fn build(
+    query: &Query<'_>,
+    head: Head,
+    fill: impl FnOnce(&mut AnswerSection) -> Result<Option<(DnsName, Soa<DnsName>)>, PushError>,
+) -> Result<Vec<u8>, PushError> {
+    let mut builder =
+        MessageBuilder::from_target(StaticCompressor::new(Vec::with_capacity(512))).map_err(|_| PushError::ShortBuf)?;
+    builder.set_push_limit(query.limit - if query.edns.is_some() { OPT_LEN } else { 0 });
+    let mut builder = builder.start_answer(query.message, head.rcode.rcode())?;
+    builder.header_mut().set_aa(head.authoritative);
+    builder.header_mut().set_ra(head.recursion_available);
+    let authority = fill(&mut builder)?;
+    let mut builder = builder.authority();
+    if let Some((owner, soa)) = authority {
+        let ttl = soa.minimum();
+        builder.push((owner, Class::IN, ttl, soa))?;
+    }
+    let mut builder = builder.additional();
+    if let Some(edns) = query.edns {
+        builder.clear_push_limit();
+        push_opt(&mut builder, UDP_LIMIT, edns, head.rcode)?;
+    }
+    Ok(builder.finish().into_target())
+}
+
+/// Builds the reply to a query that cannot be read further than its header.
+pub(crate) fn fault(packet: &[u8], rcode: Rcode) -> Option<Vec<u8>> {
+    let header = Message::from_slice(packet).ok()?.header();
+    let mut builder = MessageBuilder::new_vec();
+    let reply = builder.header_mut();
+    reply.set_id(header.id());
+    reply.set_qr(true);
+    reply.set_opcode(header.opcode());
+    reply.set_rd(header.rd());
+    reply.set_rcode(rcode);
+    Some(builder.finish())
+}
+
+/// Builds the query that asks an upstream for `name`, on behalf of `query`.
+pub(crate) fn upstream_query(query: &Query<'_>, name: &impl ToName, recurse: bool) -> Option<Vec<u8>> {
+    let asked = query.message.header();
+    let mut builder = MessageBuilder::new_vec();
+    let header = builder.header_mut();
+    header.set_rd(recurse || asked.rd());
+    header.set_cd(asked.cd());
+    header.set_ad(asked.ad());
+    let mut builder = builder.question();
+    builder.push((name, query.question.qtype(), query.question.qclass())).ok()?;
+    let mut builder = builder.additional();
+    if let Some(edns) = query.edns {
+        let size = u16::try_from(query.limit).unwrap_or(UDP_LIMIT).min(UDP_LIMIT);
+        push_opt(&mut builder, size, edns, OptRcode::NOERROR).ok()?;
+    }
+    Some(builder.finish())
+}
+
+fn push_opt<T: Composer>(builder: &mut AdditionalBuilder<T>, size: u16, edns: Edns, rcode: OptRcode) -> Result<(), PushError> {
+    builder.opt(|opt| {
+        opt.set_udp_payload_size(size);
+        opt.set_dnssec_ok(edns.dnssec_ok);
+        opt.set_rcode(rcode);
+        Ok(())
+    })
+}
+
+/// Tells whether two messages ask the same single question, whatever the case.
+pub(crate) fn same_question(a: &Message<[u8]>, b: &Message<[u8]>) -> bool {
+    match (a.sole_question(), b.sole_question()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
