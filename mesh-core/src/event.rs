@@ -82,6 +82,8 @@ pub enum RefusalReason {
     OutsideExports,
     /// A workload that is not inside the prefixes of the node that it names.
     OutsideNode,
+    /// A workload or link of a node that is not known (yet).
+    UnknownNode,
     /// Older than what was seen before, also before a restart.
     Replayed,
     /// The same version with other bytes: the cluster is quarantined.
@@ -113,6 +115,7 @@ impl RefusalReason {
             RefusalReason::OutsideNamespaces => "outside-namespaces",
             RefusalReason::OutsideExports => "outside-exports",
             RefusalReason::OutsideNode => "outside-node",
+            RefusalReason::UnknownNode => "unknown-node",
             RefusalReason::Replayed => "replayed",
             RefusalReason::Equivocation => "equivocation",
             RefusalReason::Quarantined => "quarantined",

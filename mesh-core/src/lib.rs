@@ -14,6 +14,7 @@ pub mod record;
 pub mod resource;
 pub mod service;
 pub mod settings;
+pub mod snapshot;
 pub mod state;
 pub mod time;
 pub mod verdict;
@@ -34,6 +35,7 @@ pub use resource::{
 };
 pub use service::{Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService};
 pub use settings::{CrossClusterDefault, Settings};
-pub use state::{Facts, Located, State, StateConfig, Trust};
+pub use snapshot::SnapshotError;
+pub use state::{Facts, Freshness, Located, State, StateConfig, Trust};
 pub use time::{Now, Time, WallTime};
 pub use verdict::{Direction, Reason, RuleId, RuleName, Tier, Verdict};

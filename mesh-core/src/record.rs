@@ -198,6 +198,15 @@ pub fn open(bytes: &[u8]) -> Result<Opened, RecordError> {
     Ok(Opened { signer, fleet, statement, digest: Sha256::digest(&signed).into() })
 }
 
+/// Returns the record in bytes that were opened before.
+pub(crate) fn contents(bytes: &[u8]) -> Option<Record> {
+    let envelope = wire::Envelope::decode(bytes).ok()?;
+    match parse(wire::Kind::from_number(envelope.kind)?, &envelope.payload).ok()? {
+        (_, Statement::Record(record)) => Some(record),
+        (_, Statement::Root(_)) => None,
+    }
+}
+
 fn parse(kind: wire::Kind, payload: &[u8]) -> decode::Decoded<(PublicKey, Statement)> {
     fn message<T: Message + Default>(payload: &[u8]) -> decode::Decoded<T> {
         T::decode(payload).map_err(|error| error.to_string())
@@ -220,6 +229,20 @@ fn signed(kind: wire::Kind, payload: &[u8]) -> Vec<u8> {
 
 fn limit(kind: wire::Kind) -> usize {
     if kind == wire::Kind::Record { MAX_RECORD_BYTES } else { MAX_ROOT_RECORD_BYTES }
+}
+
+impl fmt::Display for Statement {
+    /// Writes `east slice/node-1`, or `grant of east`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Statement::Record(record) => write!(f, "{} {}", record.cluster, record.key),
+            Statement::Root(RootRecord::Grant(grant)) => write!(f, "grant of {}", grant.cluster),
+            Statement::Root(RootRecord::Policies { serial, .. }) => write!(f, "fleet policies {serial}"),
+            Statement::Root(RootRecord::Revocation { cluster, epoch }) => {
+                write!(f, "revocation of {cluster} below epoch {epoch}")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Version {

@@ -1,25 +1,35 @@
 //! The fleet's state: events in, changes out, and the views that everything else derives from.
 //!
 //! Every fact that a source offers is kept; the admitted ones are those inside their cluster's grant. The admitted facts are
-//! a function of what the sources say now, whatever the order in which they said it.
+//! a function of what is known and of the time, whatever the order in which it was told.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::addresses::Addresses;
-use crate::labels::{self, RESERVED_PREFIX};
-use crate::settings::{CrossClusterDefault, DomainAddresses, Settings};
+use self::index::{FleetPrefixes, Namespaces};
+use self::ledger::Ledger;
+use crate::settings::{DomainAddresses, Settings};
 use crate::{
-    Change, ClusterName, Event, Identity, Key, Labels, NamespaceName, Node, NodeId, Now, Prefix, PublicKey, Refusal, Resource,
-    ServiceId, SourceId, Workload,
+    Change, ClusterName, Event, Key, NodeId, Now, PublicKey, RecordKey, Refusal, RefusalReason, Resource, SourceId, Version,
+    WallTime, Workload,
 };
 
 mod addresses;
 mod admission;
 mod facts;
+mod index;
+mod leases;
+mod ledger;
+mod refresh;
+mod restore;
+mod signed;
+mod views;
 
 pub use self::facts::Facts;
+pub use self::leases::{EXPIRED_AFTER, MAX_CLOCK_SKEW, MAX_LEASE_TTL, STALE_AFTER};
 
 /// How a state decides what to believe.
 #[derive(Clone, Debug)]
@@ -63,25 +73,63 @@ pub enum Located<'a> {
     External,
 }
 
-/// Who offered a fact.
+/// How fresh a cluster's facts are, by its leases. Identity and policy hold on through all of it (the last known is enforced);
+/// load balancing does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Freshness {
+    /// A lease runs.
+    Live,
+    /// The last lease ran out.
+    Suspect,
+    /// No lease for three times its time to live.
+    Stale,
+    /// No lease for a day, or ever.
+    Expired,
+}
+
+/// Who offered a fact. Of those that are admitted, the first in this order counts: manifests before allocations, and of two
+/// records of a cluster the newer one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
     Source(SourceId),
+    Root,
+    Record(Reverse<Version>, RecordKey),
+}
+
+/// An offered fact that is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refused {
+    refusal: Refusal,
+    /// The addresses that a workload of a plain source claims: without identity, and not external either.
+    addresses: Vec<IpAddr>,
 }
 
 /// The state of the fleet as one process knows it.
 #[derive(Clone, Debug)]
 pub struct State {
     config: StateConfig,
-    /// Everything that is said, by whom; the first origin in order is the one that counts.
+    now: Now,
+    /// The next moment that changes something by itself.
+    deadline: Option<WallTime>,
+    /// Everything that is said, by whom.
     offered: BTreeMap<Key, BTreeMap<Origin, Resource>>,
     /// The keys told since `Begin` by the sources that have not said `Synced` yet.
     shadows: BTreeMap<SourceId, BTreeSet<Key>>,
     synced: BTreeSet<SourceId>,
+    ledger: Ledger,
+    /// Whose records are offered, for each cluster.
+    active: BTreeMap<ClusterName, PublicKey>,
+    /// The clusters whose grant is not in force, and why.
+    ended: BTreeMap<ClusterName, RefusalReason>,
+    freshness: BTreeMap<ClusterName, Freshness>,
     facts: Facts,
+    /// Admitted facts that do not make a namespace exist.
+    derived: BTreeSet<Key>,
     addresses: Addresses,
-    /// Offered facts that are not admitted, with the reason.
-    refused: BTreeMap<Key, Refusal>,
+    namespaces: Namespaces,
+    prefixes: FleetPrefixes,
+    refused: BTreeMap<Key, Refused>,
+    refusals: BTreeMap<RefusalReason, u64>,
 }
 
 impl State {
@@ -89,18 +137,29 @@ impl State {
     pub fn new(config: StateConfig) -> State {
         State {
             config,
+            now: Now::default(),
+            deadline: None,
             offered: BTreeMap::new(),
             shadows: BTreeMap::new(),
             synced: BTreeSet::new(),
+            ledger: Ledger::default(),
+            active: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            freshness: BTreeMap::new(),
             facts: Facts::default(),
+            derived: BTreeSet::new(),
             addresses: Addresses::default(),
+            namespaces: Namespaces::default(),
+            prefixes: FleetPrefixes::default(),
             refused: BTreeMap::new(),
+            refusals: BTreeMap::new(),
         }
     }
 
     /// Takes an event; returns what is different now.
-    pub fn apply(&mut self, event: Event, _now: Now) -> Change {
+    pub fn apply(&mut self, event: Event, now: Now) -> Change {
         let mut change = Change::default();
+        self.advance(now, &mut change);
         match event {
             Event::Begin(source) => {
                 self.synced.remove(&source);
@@ -115,7 +174,7 @@ impl State {
                 self.refresh(&key, &mut change);
             }
             Event::Unset(source, key) => self.withdraw(&key, &Origin::Source(source), &mut change),
-            Event::Record(_) => {}
+            Event::Record(bytes) => self.take_signed(bytes, &mut change),
             Event::Synced(source) => {
                 if let Some(told) = self.shadows.remove(&source) {
                     let origin = Origin::Source(source.clone());
@@ -132,61 +191,6 @@ impl State {
         change
     }
 
-    fn withdraw(&mut self, key: &Key, origin: &Origin, change: &mut Change) {
-        let Some(by) = self.offered.get_mut(key) else { return };
-        by.remove(origin);
-        if by.is_empty() {
-            self.offered.remove(key);
-        }
-        self.refresh(key, change);
-    }
-
-    /// Derives the admitted fact of `key` from what is offered for it, and what depends on it.
-    fn refresh(&mut self, key: &Key, change: &mut Change) {
-        let offered = self.offered.get(key).and_then(|by| by.first_key_value());
-        let (admitted, refusal) = match offered {
-            None => (None, None),
-            Some((origin, resource)) => match self.admit(origin, resource) {
-                Ok(()) => (Some(resource.clone()), None),
-                Err((reason, detail)) => (None, Some(Refusal { subject: key.to_string(), reason, detail })),
-            },
-        };
-        match refusal {
-            Some(refusal) => {
-                if self.refused.get(key) != Some(&refusal) {
-                    change.refusals.push(refusal.clone());
-                    change.dirty.insert(key.clone());
-                    self.refused.insert(key.clone(), refusal);
-                }
-            }
-            None => {
-                if self.refused.remove(key).is_some() {
-                    change.dirty.insert(key.clone());
-                }
-            }
-        }
-        let before = match &admitted {
-            Some(resource) => self.facts.insert(resource.clone()),
-            None => self.facts.remove(key),
-        };
-        if before == admitted {
-            return;
-        }
-        if let Some(before) = &before {
-            self.addresses.remove(before);
-        }
-        if let Some(after) = &admitted {
-            self.addresses.add(after);
-        }
-        change.dirty.insert(key.clone());
-        if let Key::Grant(cluster) = key {
-            let of_cluster = |key: &&Key| key.cluster() == Some(cluster) && !matches!(key, Key::Grant(_));
-            for key in self.offered.keys().filter(of_cluster).cloned().collect::<Vec<_>>() {
-                self.refresh(&key, change);
-            }
-        }
-    }
-
     /// Returns the admitted facts.
     pub fn facts(&self) -> &Facts {
         &self.facts
@@ -194,7 +198,12 @@ impl State {
 
     /// Returns what is offered and not believed, with the reasons.
     pub fn refused(&self) -> impl Iterator<Item = (&Key, &Refusal)> {
-        self.refused.iter()
+        self.refused.iter().map(|(key, refused)| (key, &refused.refusal))
+    }
+
+    /// Returns how often something was refused, by reason.
+    pub fn refusal_counts(&self) -> &BTreeMap<RefusalReason, u64> {
+        &self.refusals
     }
 
     /// Tells whether `source` has told everything once and is not in the middle of telling it again.
@@ -202,89 +211,13 @@ impl State {
         self.synced.contains(source)
     }
 
+    /// Tells whether every source that has begun to tell has told everything, and there is one.
+    pub fn is_settled(&self) -> bool {
+        self.shadows.is_empty() && !self.synced.is_empty()
+    }
+
     /// Returns the configuration that the state was made with.
     pub fn config(&self) -> &StateConfig {
         &self.config
-    }
-
-    /// Returns what holds between two clusters where no tier decides.
-    pub fn cross_cluster_default(&self) -> CrossClusterDefault {
-        self.config.settings.cross_cluster_default.unwrap_or(match self.config.trust {
-            Trust::Open => CrossClusterDefault::Allow,
-            Trust::Declared | Trust::Signed { .. } => CrossClusterDefault::Exports,
-        })
-    }
-
-    /// Returns what is known of `address`.
-    pub fn locate(&self, address: IpAddr) -> Located<'_> {
-        if let Some(workload) = self.addresses.workload(address).and_then(|id| self.facts.workloads.get(id)) {
-            return Located::Workload(workload);
-        }
-        if let Some(node) = self.addresses.node(address) {
-            return Located::Node(node);
-        }
-        if self.pending_prefixes().any(|prefix| prefix.contains(address)) {
-            return Located::Pending;
-        }
-        Located::External
-    }
-
-    /// Returns the prefixes in which an address without an identity is pending, never external: those of the grants, and the
-    /// addresses of refused workloads of plain sources.
-    pub fn pending_prefixes(&self) -> impl Iterator<Item = Prefix> {
-        let granted = self.facts.grants.values().flat_map(|grant| grant.prefixes.iter().copied());
-        let refused = self.refused.keys().filter_map(|key| match self.offered.get(key)?.first_key_value()? {
-            (Origin::Source(_), Resource::Workload(workload)) => Some(&workload.addresses),
-            _ => None,
-        });
-        granted.chain(refused.flatten().copied().map(Prefix::host))
-    }
-
-    /// Returns the identity of `workload`.
-    pub fn identity(&self, workload: &Workload) -> Identity {
-        Identity {
-            fleet: self.config.fleet.clone(),
-            cluster: workload.id.cluster.clone(),
-            namespace: workload.id.namespace.clone(),
-            service_account: workload.service_account.clone(),
-            labels: workload.labels.clone(),
-        }
-    }
-
-    /// Returns the labels that selectors see on `workload`: its own and the implicit ones.
-    pub fn workload_labels(&self, workload: &Workload) -> Labels {
-        let own = [(labels::SERVICE_ACCOUNT_LABEL, workload.service_account.as_ref())];
-        self.with_cluster_labels(&workload.id.cluster, &workload.labels.with(own))
-    }
-
-    /// Returns the labels that selectors see on a namespace of a cluster; the implicit ones alone where it has no manifest.
-    pub fn namespace_labels(&self, cluster: &ClusterName, namespace: &NamespaceName) -> Labels {
-        let declared = self.facts.namespaces.get(&(cluster.clone(), namespace.clone()));
-        let declared = declared.map(|namespace| namespace.labels.clone()).unwrap_or_default();
-        self.with_cluster_labels(cluster, &declared.with([(labels::NAMESPACE_NAME_LABEL, namespace.as_str())]))
-    }
-
-    /// Returns the labels that selectors see on `node`.
-    pub fn node_labels(&self, node: &Node) -> Labels {
-        self.with_cluster_labels(&node.id.cluster, &node.labels)
-    }
-
-    fn with_cluster_labels(&self, cluster: &ClusterName, labels: &Labels) -> Labels {
-        let attributes = self.facts.grants.get(cluster).map(|grant| &grant.attributes);
-        let attributes =
-            attributes.into_iter().flatten().map(|(key, value)| (format!("{RESERVED_PREFIX}{key}"), value.to_string()));
-        let implicit: Vec<_> = attributes.chain([(labels::CLUSTER_LABEL.into(), cluster.to_string())]).collect();
-        labels.with(implicit.iter().map(|(key, value)| (key.as_str(), value.as_str())))
-    }
-
-    /// Tells whether `namespace` exists in `cluster`: it has a Namespace, or something is in it.
-    pub fn namespace_exists(&self, cluster: &ClusterName, namespace: &NamespaceName) -> bool {
-        let id = |key: &(ClusterName, ServiceId)| key.0 == *cluster && key.1.namespace == *namespace;
-        self.facts.namespaces.contains_key(&(cluster.clone(), namespace.clone()))
-            || self.facts.services.keys().any(id)
-            || self.facts.service_exports.keys().any(id)
-            || self.facts.service_imports.keys().any(id)
-            || self.facts.exports.keys().any(id)
-            || self.facts.workloads.keys().any(|workload| workload.cluster == *cluster && workload.namespace == *namespace)
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use crate::{NodeId, Resource, WorkloadId};
+use crate::{Key, NodeId, Resource, WorkloadId};
 
 /// The owners of every address of the admitted facts.
 ///
@@ -15,6 +15,7 @@ use crate::{NodeId, Resource, WorkloadId};
 pub(super) struct Addresses {
     workloads: Claims<WorkloadId>,
     nodes: Claims<NodeId>,
+    refused: Claims<Key>,
 }
 
 type Claims<T> = HashMap<IpAddr, BTreeSet<T>, foldhash::fast::RandomState>;
@@ -46,8 +47,23 @@ impl Addresses {
         self.workloads.get(&address)?.first()
     }
 
-    pub(super) fn node(&self, address: IpAddr) -> Option<&NodeId> {
-        self.nodes.get(&address)?.first()
+    /// Returns the node that has `address`, of those that `may` have it.
+    pub(super) fn node(&self, address: IpAddr, may: impl Fn(&NodeId) -> bool) -> Option<&NodeId> {
+        self.nodes.get(&address)?.iter().find(|node| may(node))
+    }
+
+    /// Notes that the refused fact of `key` claims `addresses`.
+    pub(super) fn refuse(&mut self, addresses: &[IpAddr], key: &Key) {
+        claim(&mut self.refused, addresses, key);
+    }
+
+    pub(super) fn unrefuse(&mut self, addresses: &[IpAddr], key: &Key) {
+        yield_claim(&mut self.refused, addresses, key);
+    }
+
+    /// Tells whether a refused fact of a plain source claims `address`.
+    pub(super) fn is_refused(&self, address: IpAddr) -> bool {
+        self.refused.contains_key(&address)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Which offered facts are believed: those inside their cluster's grant.
 
+use std::net::IpAddr;
+
+use super::ledger::Standing;
+use super::{MAX_CLOCK_SKEW, Origin, Trust};
 use crate::policy::PolicyScope;
-use crate::{ClusterName, Grant, Key, Prefix, RefusalReason, Resource, State};
+use crate::{ClusterName, Grant, Key, NodeId, Prefix, RefusalReason, Resource, State};
 
-use super::{Origin, Trust};
-
-pub(super) type Admission = Result<(), (RefusalReason, String)>;
+pub(crate) type Admission = Result<(), (RefusalReason, String)>;
 
 fn refuse(reason: RefusalReason, detail: impl Into<String>) -> Admission {
     Err((reason, detail.into()))
@@ -26,9 +28,62 @@ impl State {
             return Ok(());
         }
         let Some(grant) = self.facts.grants.get(cluster) else {
-            return refuse(RefusalReason::NoGrant, format!("no grant for cluster {cluster} is known"));
+            return match self.ledger.standing(cluster, self.now.wall) {
+                Standing::Revoked => refuse(RefusalReason::Revoked, format!("the grant of cluster {cluster} is revoked")),
+                Standing::NotInForce => {
+                    refuse(RefusalReason::GrantExpired, format!("the grant of cluster {cluster} is not in force"))
+                }
+                Standing::Unknown | Standing::InForce(_) => {
+                    refuse(RefusalReason::NoGrant, format!("no grant for cluster {cluster} is known"))
+                }
+            };
         };
-        check_grant(grant, resource)
+        check_grant(grant, resource)?;
+        if matches!(origin, Origin::Record(..)) { self.check_record(grant, resource) } else { Ok(()) }
+    }
+
+    /// Checks what is asked of signed facts only: they are inside the prefixes of their node, and of this time.
+    fn check_record(&self, grant: &Grant, resource: &Resource) -> Admission {
+        match resource {
+            Resource::Workload(workload) => match &workload.node {
+                Some(name) => {
+                    let node = NodeId { cluster: workload.id.cluster.clone(), name: name.clone() };
+                    self.check_node(&node, &workload.addresses)
+                }
+                None => refuse(RefusalReason::OutsideNode, "it names no node"),
+            },
+            Resource::NodeLink(link) => self.check_node(&link.id, &link.overlay),
+            Resource::ServiceImport(import) => {
+                if !grant.speaks_for(&import.id.namespace) {
+                    let detail = format!("namespace {} is not in the grant of cluster {}", import.id.namespace, grant.cluster);
+                    return refuse(RefusalReason::OutsideNamespaces, detail);
+                }
+                let outside =
+                    import.addresses.iter().find(|address| !grant.service_prefixes.iter().any(|p| p.contains(**address)));
+                match outside {
+                    Some(address) => {
+                        refuse(RefusalReason::OutsidePrefixes, format!("{address} is not in the service prefixes of the grant"))
+                    }
+                    None => Ok(()),
+                }
+            }
+            Resource::Lease(lease) if lease.issued > self.now.wall + MAX_CLOCK_SKEW => {
+                refuse(RefusalReason::Future, format!("issued at {}, now is {}", lease.issued, self.now.wall))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that `addresses` are inside the prefixes of `node`; a node without prefixes has the addresses of its workloads.
+    pub(crate) fn check_node(&self, node: &NodeId, addresses: &[IpAddr]) -> Admission {
+        let Some(known) = self.facts.nodes.get(node) else {
+            return refuse(RefusalReason::UnknownNode, format!("node {node} is not known"));
+        };
+        let inside = |address: &IpAddr| known.prefixes.is_empty() || known.prefixes.iter().any(|p| p.contains(*address));
+        match addresses.iter().find(|address| !inside(address)) {
+            Some(address) => refuse(RefusalReason::OutsideNode, format!("{address} is not in the prefixes of node {node}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -48,7 +103,7 @@ fn check_plain(key: &Key, own: &ClusterName) -> Admission {
     }
 }
 
-fn check_grant(grant: &Grant, resource: &Resource) -> Admission {
+pub(crate) fn check_grant(grant: &Grant, resource: &Resource) -> Admission {
     let namespace = |name: &crate::NamespaceName| {
         if grant.speaks_for(name) {
             return Ok(());

@@ -1,0 +1,97 @@
+//! What else is asked of the state: who is where, which labels selectors see, which namespaces exist.
+
+use std::net::IpAddr;
+
+use super::{Located, Origin, State, Trust};
+use crate::labels::{self, RESERVED_PREFIX};
+use crate::settings::CrossClusterDefault;
+use crate::{ClusterName, Identity, Key, Labels, NamespaceName, Node, Prefix, Resource, ServiceId, Workload};
+
+impl State {
+    /// Returns what holds between two clusters where no tier decides.
+    pub fn cross_cluster_default(&self) -> CrossClusterDefault {
+        self.config.settings.cross_cluster_default.unwrap_or(match self.config.trust {
+            Trust::Open => CrossClusterDefault::Allow,
+            Trust::Declared | Trust::Signed { .. } => CrossClusterDefault::Exports,
+        })
+    }
+
+    /// Returns what is known of `address`.
+    ///
+    /// Inside a cluster's prefixes nobody else's node is believed to have an address.
+    pub fn locate(&self, address: IpAddr) -> Located<'_> {
+        if let Some(workload) = self.addresses.workload(address).and_then(|id| self.facts.workloads.get(id)) {
+            return Located::Workload(workload);
+        }
+        let owners = self.prefixes.owners(address);
+        if let Some(node) = self.addresses.node(address, |node| owners.is_none_or(|owners| owners.contains(&node.cluster))) {
+            return Located::Node(node);
+        }
+        if owners.is_some() || self.addresses.is_refused(address) { Located::Pending } else { Located::External }
+    }
+
+    /// Returns the prefixes in which an address without an identity is pending, never external: those of the grants, also of
+    /// grants that are over or revoked, and the addresses of refused workloads of plain sources.
+    pub fn pending_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let refused = self.refused.values().flat_map(|refused| refused.addresses.iter().copied().map(Prefix::host));
+        self.prefixes.iter().chain(refused)
+    }
+
+    /// Returns the identity of `workload`.
+    pub fn identity(&self, workload: &Workload) -> Identity {
+        Identity {
+            fleet: self.config.fleet.clone(),
+            cluster: workload.id.cluster.clone(),
+            namespace: workload.id.namespace.clone(),
+            service_account: workload.service_account.clone(),
+            labels: workload.labels.clone(),
+        }
+    }
+
+    /// Returns the labels that selectors see on `workload`: its own and the implicit ones.
+    pub fn workload_labels(&self, workload: &Workload) -> Labels {
+        let own = [(labels::SERVICE_ACCOUNT_LABEL, workload.service_account.as_ref())];
+        self.with_cluster_labels(&workload.id.cluster, &workload.labels.with(own))
+    }
+
+    /// Returns the labels that selectors see on a namespace of a cluster; the implicit ones alone where it has no manifest.
+    pub fn namespace_labels(&self, cluster: &ClusterName, namespace: &NamespaceName) -> Labels {
+        let declared = self.facts.namespaces.get(&(cluster.clone(), namespace.clone()));
+        let declared = declared.map(|namespace| namespace.labels.clone()).unwrap_or_default();
+        self.with_cluster_labels(cluster, &declared.with([(labels::NAMESPACE_NAME_LABEL, namespace.as_str())]))
+    }
+
+    /// Returns the labels that selectors see on `node`.
+    pub fn node_labels(&self, node: &Node) -> Labels {
+        self.with_cluster_labels(&node.id.cluster, &node.labels)
+    }
+
+    fn with_cluster_labels(&self, cluster: &ClusterName, labels: &Labels) -> Labels {
+        let attributes = self.facts.grants.get(cluster).map(|grant| &grant.attributes);
+        let attributes =
+            attributes.into_iter().flatten().map(|(key, value)| (format!("{RESERVED_PREFIX}{key}"), value.to_string()));
+        let implicit: Vec<_> = attributes.chain([(labels::CLUSTER_LABEL.into(), cluster.to_string())]).collect();
+        labels.with(implicit.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+    }
+
+    /// Tells whether `namespace` exists in `cluster`: it has a Namespace, or something is in it.
+    pub fn namespace_exists(&self, cluster: &ClusterName, namespace: &NamespaceName) -> bool {
+        self.namespaces.contains(cluster, namespace)
+    }
+
+    /// Returns the namespaces that exist in `cluster`, in order.
+    pub fn namespaces(&self, cluster: &ClusterName) -> impl Iterator<Item = &NamespaceName> {
+        self.namespaces.of(cluster)
+    }
+
+    /// Returns the clusterset addresses that a ServiceImport manifest gives a service in `cluster`; none where there is none.
+    pub(crate) fn declared_addresses_of(&self, cluster: &ClusterName, id: &ServiceId) -> &[IpAddr] {
+        let by = self.offered.get(&Key::ServiceImport(cluster.clone(), id.clone()));
+        let plain = by.into_iter().flatten().filter(|(origin, _)| matches!(origin, Origin::Source(_)));
+        let addresses = plain.filter_map(|(_, resource)| match resource {
+            Resource::ServiceImport(import) if !import.addresses.is_empty() => Some(import.addresses.as_slice()),
+            _ => None,
+        });
+        addresses.into_iter().next().unwrap_or_default()
+    }
+}
