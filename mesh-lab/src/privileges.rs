@@ -68,7 +68,7 @@ impl fmt::Display for MissingPrivilege {
             Privilege::NetAdmin => "CAP_NET_ADMIN",
             Privilege::SysAdmin => "CAP_SYS_ADMIN",
             Privilege::NetRaw => "CAP_NET_RAW",
-            Privilege::NetworkNamespaces => "network namespaces",
+            Privilege::NetworkNamespaces => "the right to create network namespaces",
             Privilege::NetnsDirectory => NETNS_DIR,
             Privilege::Sysctl => "a writable /proc/sys",
             Privilege::Ipv6 => "IPv6",
@@ -81,12 +81,16 @@ impl fmt::Display for MissingPrivilege {
 /// Checks everything a lab needs, and returns all that is missing.
 pub(crate) fn check() -> Result<(), Vec<MissingPrivilege>> {
     let mut missing = check_capabilities(&fs::read_to_string("/proc/thread-self/status").unwrap_or_default());
+    // Without the capability the answer is known, and its remedy is the capability's.
+    let has_admin = !missing.iter().any(|missing| missing.privilege == Privilege::SysAdmin);
     let mut probe = |privilege, result: io::Result<()>| {
         if let Err(error) = result {
             missing.push(MissingPrivilege { privilege, found: error.to_string() });
         }
     };
-    probe(Privilege::NetworkNamespaces, unshare_in_thread());
+    if has_admin {
+        probe(Privilege::NetworkNamespaces, unshare_in_thread());
+    }
     probe(Privilege::NetnsDirectory, fs::create_dir_all(NETNS_DIR).and_then(|()| sys::writable(Path::new(NETNS_DIR))));
     probe(Privilege::Sysctl, sys::writable(Path::new("/proc/sys/net/ipv4/ip_forward")));
     probe(Privilege::Ipv6, fs::metadata("/proc/sys/net/ipv6").map(drop));

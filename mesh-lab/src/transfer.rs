@@ -148,7 +148,8 @@ pub fn receive(listener: &TcpListener, stall: Duration) -> Result<TransferReport
             read => read.map_err(|error| watch.failed(error))?,
         };
         content.fill(&mut expected[..read]);
-        if let Some(wrong) = buffer[..read].iter().zip(&expected[..read]).position(|(got, want)| got != want) {
+        if buffer[..read] != expected[..read] {
+            let wrong = buffer.iter().zip(&expected).position(|(got, want)| got != want).unwrap_or(0);
             return Err(TransferError::Corrupt { peer, at: watch.bytes + wrong as u64 });
         }
         checksum.update(&buffer[..read]);
@@ -211,17 +212,28 @@ impl Content {
 
     /// Fills a buffer with what comes next.
     pub fn fill(&mut self, buffer: &mut [u8]) {
-        for byte in buffer {
-            if self.used == 8 {
-                self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                self.word = (mixed ^ (mixed >> 31)).to_le_bytes();
-                self.used = 0;
-            }
-            *byte = self.word[self.used];
-            self.used += 1;
+        // The rest of a word that was begun, then whole words, then a part of one.
+        let rest = buffer.len().min(8 - self.used);
+        let (begun, buffer) = buffer.split_at_mut(rest);
+        begun.copy_from_slice(&self.word[self.used..self.used + rest]);
+        self.used += rest;
+        let mut words = buffer.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.next_word());
         }
+        let part = words.into_remainder();
+        if !part.is_empty() {
+            self.word = self.next_word();
+            self.used = part.len();
+            part.copy_from_slice(&self.word[..self.used]);
+        }
+    }
+
+    fn next_word(&mut self) -> [u8; 8] {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).to_le_bytes()
     }
 }
 

@@ -20,6 +20,11 @@ fn content_does_not_depend_on_how_it_is_read() {
         parts.extend(part);
     }
     assert_eq!(parts, whole);
+    // The reference values of splitmix64 for seed 0.
+    let mut first = [0; 16];
+    Content::new(0).fill(&mut first);
+    assert_eq!(first[..8], 0xe220_a839_7b1d_cdaf_u64.to_le_bytes());
+    assert_eq!(first[8..], 0x6e78_9e6a_a1b9_65f4_u64.to_le_bytes());
     assert_eq!(Checksum::default().value(), 0xcbf2_9ce4_8422_2325);
 }
 

@@ -1,7 +1,7 @@
 //! Captures tell real WireGuard-shaped datagrams from others, also in super-packets, and write readable files.
 #![allow(unsafe_code, reason = "UDP_SEGMENT has no safe form in std")]
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use mesh_lab::serve::HttpServer;
@@ -16,18 +16,23 @@ fn data(length: usize) -> Vec<u8> {
     message
 }
 
-/// Sends from node `c1` to node `c2`; with a segment size, as one super-packet.
-fn send(lab: &Lab, payload: &[u8], segment: Option<u16>) {
-    let to = SocketAddr::new(IpAddr::from([198, 51, 100, 2]), 51820);
+/// Returns a socket on node `c1` that speaks to node `c2`, both on WireGuard's port.
+///
+/// A test has one for all it sends: a child that another test is just forking may hold a copy of a closed one, and the
+/// port with it, until it executes its program.
+fn socket(lab: &Lab) -> UdpSocket {
     let node = lab.node("c1", "n1").unwrap();
     let socket = node.run(|| UdpSocket::bind((IpAddr::from([198, 51, 100, 1]), 51820))).unwrap().unwrap();
-    if let Some(segment) = segment {
-        let size = i32::from(segment);
-        // SAFETY: pointer and length describe an integer that outlives the call.
-        let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), 4) };
-        assert_eq!(set, 0);
-    }
-    assert_eq!(socket.send_to(payload, to).unwrap(), payload.len());
+    socket.connect((IpAddr::from([198, 51, 100, 2]), 51820)).unwrap();
+    socket
+}
+
+/// Sends a payload, as one super-packet of segments of this size; 0 for a plain packet.
+fn send(socket: &UdpSocket, payload: &[u8], segment: i32) {
+    // SAFETY: pointer and length describe an integer that outlives the call.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const segment).cast(), 4) };
+    assert_eq!(set, 0);
+    assert_eq!(socket.send(payload).unwrap(), payload.len());
 }
 
 #[test]
@@ -39,14 +44,15 @@ fn super_packets_count_as_the_wireguard_messages_in_them() {
     let receiver = lab.node("c2", "n1").unwrap();
     let _open = receiver.run(|| UdpSocket::bind((IpAddr::from([198, 51, 100, 2]), 51820))).unwrap().unwrap();
     let capture = Capture::start(&lab.underlay().unwrap()).unwrap();
-    send(&lab, &data(32), None);
-    send(&lab, &data(148 - 4), None);
-    send(&lab, &[data(1440), data(1440), data(48)].concat(), Some(1440));
+    let socket = socket(&lab);
+    send(&socket, &data(32), 0);
+    send(&socket, &data(148 - 4), 0);
+    send(&socket, &[data(1440), data(1440), data(48)].concat(), 1440);
     let clean = capture.wait_for(PATIENCE, |report| report.wireguard == 5).expect("five messages");
     assert_eq!((clean.by_type.keepalive, clean.by_type.data), (1, 4));
     assert!(clean.is_clean(), "{clean}");
-    send(&lab, b"GET / HTTP/1.1\r\n\r\n", None);
-    send(&lab, &[data(1440), vec![0; 1440]].concat(), Some(1440));
+    send(&socket, b"GET / HTTP/1.1\r\n\r\n", 0);
+    send(&socket, &[data(1440), vec![0; 1440]].concat(), 1440);
     let report = capture.wait_for(PATIENCE, |report| report.other == 3).expect("three that are none");
     assert_eq!(report.samples[0], "198.51.100.1:51820 > 198.51.100.2:51820 UDP");
     let stopped = capture.stop().unwrap();
@@ -61,7 +67,7 @@ fn an_error_that_quotes_ciphertext_is_not_plaintext() {
     let lab = up("icmp", 2, 0);
     let capture = Capture::start(&lab.underlay().unwrap()).unwrap();
     // Nobody listens: the node answers with "port unreachable".
-    send(&lab, &data(64), None);
+    send(&socket(&lab), &data(64), 0);
     let report = capture.wait_for(PATIENCE, |report| report.control == 1).expect("one error");
     assert!(report.is_clean(), "{report}");
 }

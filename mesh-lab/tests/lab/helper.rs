@@ -30,6 +30,7 @@ fn plays_a_part() {
             let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port.parse().unwrap())).unwrap();
             println!("\n{}", serde_json::to_string(&transfer::receive(&listener, PATIENCE).unwrap()).unwrap());
         }
+        ["clean", name] => println!("\n{:?}", Lab::clean(name).unwrap()),
         ["own", name, keep] => own(name, keep == "keep"),
         _ => panic!("no such part: {role}"),
     }

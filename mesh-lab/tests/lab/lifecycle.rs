@@ -97,8 +97,7 @@ fn a_kept_lab_outlives_its_owner_until_another_process_takes_it_down() {
     assert!(agent.id.is_alive());
     let again = Lab::up(&topology(name.clone(), 1, 1), LabOptions::default());
     assert!(matches!(again, Err(UpError::Kept { .. })), "{again:?}");
-    let report = Lab::clean(&name).unwrap();
-    assert_eq!(report.processes.iter().map(|process| process.id.pid).collect::<Vec<_>>(), [agent.id.pid]);
+    assert!(helper::command("clean", &[&name]).status().unwrap().success());
     assert!(!agent.id.is_alive());
     assert_nothing_left(&name, lab.run_dir());
 }
