@@ -96,6 +96,18 @@ pub struct Backends {
 }
 
 impl Plan {
+    /// Returns what a tunnel says of itself that has carried out this plan.
+    pub fn programmed(&self) -> Actual {
+        Actual {
+            policy: Some(self.policy.fingerprint()),
+            services: Some(self.services.clone()),
+            peers: self.peers.clone(),
+            routes: self.routes.clone(),
+            local: Some(self.local.clone()),
+            guarded: self.guarded.clone(),
+        }
+    }
+
     /// Returns the steps from `actual` to this plan: policy, then peers before routes on the way up and after them on the way
     /// down. What is guarded grows first and shrinks last, so that no step lets a packet out in the clear.
     pub fn diff(&self, actual: &Actual) -> Vec<Op> {
