@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod name;
 pub mod policy;
 pub mod prefix;
+pub mod publish;
 pub mod record;
 pub mod resource;
 pub mod service;
@@ -28,6 +29,7 @@ pub use keys::{PublicKey, SecretKey};
 pub use labels::{Labels, Requirement, Selector};
 pub use name::{ClusterName, NameError, NamespaceName, NodeId, ObjectName, ServiceId, WorkloadId};
 pub use prefix::{Prefix, PrefixMap};
+pub use publish::{Publisher, RestoreError};
 pub use record::{Opened, Record, RecordError, RecordKey, RootRecord, SignError, Statement, Version};
 pub use resource::{
     Endpoint, EndpointPort, EndpointSlice, Export, Key, Lease, NamedPort, Namespace, Node, NodeLink, Protocol, Resource, Service,

@@ -5,13 +5,15 @@
 //! what a signer may say is decided by [`State`](crate::State).
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{ClusterName, Grant, NamespaceName, ObjectName, PublicKey, Resource, SecretKey, ServiceId};
+use crate::{ClusterName, Grant, NameError, NamespaceName, ObjectName, PublicKey, Resource, SecretKey, ServiceId};
 
 mod decode;
 mod encode;
@@ -34,7 +36,8 @@ pub struct Version {
 }
 
 /// What a record of a cluster is about: a newer record with this key replaces all that the older one said.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum RecordKey {
     /// A node and its link.
     Node(ObjectName),
@@ -262,5 +265,37 @@ impl fmt::Display for RecordKey {
             RecordKey::Import(id) => write!(f, "import/{id}"),
             RecordKey::Lease => f.write_str("lease"),
         }
+    }
+}
+
+impl FromStr for RecordKey {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<RecordKey, NameError> {
+        let parts = || NameError::Parts { text: text.into(), form: "kind/name" };
+        if text == "lease" {
+            return Ok(RecordKey::Lease);
+        }
+        let (kind, name) = text.split_once('/').ok_or_else(parts)?;
+        Ok(match kind {
+            "node" => RecordKey::Node(name.parse()?),
+            "namespace" => RecordKey::Namespace(name.parse()?),
+            "slice" => RecordKey::Slice(name.parse()?),
+            "export" => RecordKey::Export(name.parse()?),
+            "import" => RecordKey::Import(name.parse()?),
+            _ => return Err(parts()),
+        })
+    }
+}
+
+impl TryFrom<String> for RecordKey {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<RecordKey, NameError> {
+        text.parse()
+    }
+}
+
+impl From<RecordKey> for String {
+    fn from(key: RecordKey) -> String {
+        key.to_string()
     }
 }

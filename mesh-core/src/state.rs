@@ -28,6 +28,7 @@ mod restore;
 mod signed;
 mod views;
 
+pub(crate) use self::admission::check_grant;
 pub use self::facts::Facts;
 pub use self::leases::{EXPIRED_AFTER, MAX_CLOCK_SKEW, MAX_LEASE_TTL, STALE_AFTER};
 

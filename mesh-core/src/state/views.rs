@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Returns the clusterset addresses that a ServiceImport manifest gives a service in `cluster`; none where there is none.
-    pub(crate) fn declared_addresses_of(&self, cluster: &ClusterName, id: &ServiceId) -> &[IpAddr] {
+    pub(crate) fn manifest_addresses(&self, cluster: &ClusterName, id: &ServiceId) -> &[IpAddr] {
         let by = self.offered.get(&Key::ServiceImport(cluster.clone(), id.clone()));
         let plain = by.into_iter().flatten().filter(|(origin, _)| matches!(origin, Origin::Source(_)));
         let addresses = plain.filter_map(|(_, resource)| match resource {

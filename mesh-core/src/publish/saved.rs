@@ -1,0 +1,80 @@
+//! What a publisher keeps on the disk, as JSON.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Memory, Publisher};
+use crate::{ClusterName, PublicKey, RecordKey, SecretKey, ServiceId, WallTime};
+
+/// Why a publisher cannot go on from what is saved.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Not what a publisher saves.
+    #[error("not a publisher's saved state")]
+    Form(#[from] serde_json::Error),
+    /// It is another cluster's.
+    #[error("the saved state is of cluster {found}")]
+    Cluster {
+        /// The cluster that it names.
+        found: ClusterName,
+    },
+    /// The incarnation was used before: records signed now could have the version of records signed then.
+    #[error("incarnation {last} was used before, a higher one is needed")]
+    Incarnation {
+        /// The last one used.
+        last: u64,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    cluster: ClusterName,
+    incarnation: u64,
+    counter: u64,
+    /// When each export was first signed, in nanoseconds since the Unix epoch.
+    exports: BTreeMap<ServiceId, WallTime>,
+    /// The clusterset addresses that were allocated.
+    imports: BTreeMap<ServiceId, Vec<IpAddr>>,
+    /// The records that stand.
+    records: Vec<RecordKey>,
+}
+
+impl Publisher {
+    /// Returns what the next life of the publisher needs.
+    pub fn save(&self) -> Vec<u8> {
+        let saved = Saved {
+            cluster: self.cluster.clone(),
+            incarnation: self.incarnation,
+            counter: self.counter,
+            exports: self.memory.exports.clone(),
+            imports: self.memory.imports.clone(),
+            records: self.published.keys().cloned().collect(),
+        };
+        serde_json::to_vec_pretty(&saved).expect("names, numbers and addresses have a JSON form")
+    }
+
+    /// Makes a publisher that goes on where another one saved: exports keep their age and services their addresses, every
+    /// record is signed anew, and what is gone meanwhile gets its tombstone.
+    pub fn restore(
+        cluster: ClusterName,
+        key: SecretKey,
+        root: PublicKey,
+        incarnation: u64,
+        saved: &[u8],
+    ) -> Result<Publisher, RestoreError> {
+        let saved: Saved = serde_json::from_slice(saved)?;
+        if saved.cluster != cluster {
+            return Err(RestoreError::Cluster { found: saved.cluster });
+        }
+        if saved.incarnation >= incarnation {
+            return Err(RestoreError::Incarnation { last: saved.incarnation });
+        }
+        let mut publisher = Publisher::new(cluster, key, root, incarnation);
+        publisher.memory = Memory { exports: saved.exports, imports: saved.imports };
+        publisher.published = saved.records.into_iter().map(|key| (key, None)).collect();
+        Ok(publisher)
+    }
+}
