@@ -1,11 +1,12 @@
 //! From the state to a [`PolicySet`]: peers to classes, ports to intervals, rules to rows of verdicts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use mesh_core::{
-    ClusterName, CrossClusterDefault, Direction, IdentityName, Labels, NamedPort, NamespaceName, NodeId, Prefix, RuleId,
-    RuleName, State, Workload,
+    ClusterName, CrossClusterDefault, Direction, IdentityName, Labels, Located, NamedPort, NamespaceName, NodeId, Prefix, RuleId,
+    RuleName, State, Workload, WorkloadId,
 };
 
 use self::classes::{Classes, Splitter};
@@ -23,8 +24,20 @@ mod rows;
 mod rulebook;
 mod selection;
 
+/// Somebody's word for whose an address is, which overrides what the state says.
+pub(crate) struct Claim {
+    pub(crate) address: IpAddr,
+    pub(crate) owner: Owner,
+}
+
+/// The owner of a [`Claim`].
+pub(crate) enum Owner {
+    Workload(WorkloadId),
+    Node(NodeId),
+}
+
 /// Compiles everything. Equal states give equal sets, whatever the order in which they came about.
-pub(crate) fn compile(state: &State) -> PolicySet {
+pub(crate) fn compile(state: &State, claims: &[Claim]) -> PolicySet {
     let book = Rulebook::new(state);
     let mut compilation = Compilation {
         state,
@@ -40,8 +53,11 @@ pub(crate) fn compile(state: &State) -> PolicySet {
         rulesets: Vec::new(),
     };
     let mut policed = Vec::new();
-    let workloads: Vec<WorkloadEntry> = compilation.workloads(&mut policed);
-    let ends = compilation.ends();
+    let mut workloads: Vec<WorkloadEntry> = compilation.workloads(&mut policed);
+    let mut ends = compilation.ends();
+    for claim in claims {
+        compilation.claim(claim, &mut ends, (&mut workloads, &mut policed));
+    }
     let exported = compilation.exported(&ends, &policed);
     let (rulesets, cells, rows, rules) = compilation.cells();
     PolicySet {
@@ -170,31 +186,70 @@ impl<'a> Compilation<'_, 'a> {
         entries
     }
 
+    fn class_of_workload(&mut self, workload: &'a Workload, address: IpAddr) -> u32 {
+        let skips_workloads = !self.state.config().settings.ipblock_matches_pods;
+        let (identity, ports) = (self.identity(workload), self.ports(workload));
+        let by_address = self.regions.matching(address).iter().copied();
+        let by_address = by_address.filter(|peer| !(skips_workloads && self.regions.is_block(*peer)));
+        let mut peers: Vec<u32> = identity.peers.iter().copied().chain(by_address).collect();
+        peers.sort_unstable();
+        self.classes.intern((peers, ports))
+    }
+
+    fn class_of_address(&mut self, address: IpAddr) -> u32 {
+        self.classes.intern((self.regions.matching(address).to_vec(), 0))
+    }
+
+    /// Makes a claim come true. A workload gets a second handle for it: the address is not one of its own, by which it would
+    /// reach itself in all tiers (rule 10).
+    fn claim(&mut self, claim: &Claim, ends: &mut Ends, (workloads, policed): (&mut Vec<WorkloadEntry>, &mut Vec<Policed>)) {
+        let known = match &claim.owner {
+            Owner::Workload(id) => {
+                let Some(workload) = self.state.facts().workloads.get(id) else { return };
+                let Some(at) = workloads.iter().position(|entry| entry.id == *id) else { return };
+                let handle = u32::try_from(workloads.len()).expect("fewer workloads than a u32 counts");
+                workloads.push(workloads[at].clone());
+                policed.push(policed[at]);
+                Known { end: End::Workload(WorkloadHandle(handle)), class: self.class_of_workload(workload, claim.address) }
+            }
+            Owner::Node(node) => {
+                let at = ends.nodes.iter().position(|known| known == node);
+                let at = at.unwrap_or_else(|| {
+                    ends.nodes.push(node.clone());
+                    ends.nodes.len() - 1
+                });
+                let handle = u32::try_from(at).expect("fewer nodes than a u32 counts");
+                ends.node_addresses.insert((handle, claim.address));
+                Known { end: End::Node(NodeHandle(handle)), class: self.class_of_address(claim.address) }
+            }
+        };
+        ends.known.insert(claim.address, known);
+    }
+
     /// Looks up every address that is somebody's, and every region of the others: who is there, and of which class.
     fn ends(&mut self) -> Ends {
         let mut ends = Ends::default();
-        let skips_workloads = !self.state.config().settings.ipblock_matches_pods;
         let workloads = self.state.facts().workloads.values().filter(|workload| !workload.host_network);
         for (handle, workload) in (0..).zip(workloads) {
-            let (identity, ports) = (self.identity(workload), self.ports(workload));
             for address in &workload.addresses {
-                let by_address = self.regions.matching(*address).iter().copied();
-                let by_address = by_address.filter(|peer| !(skips_workloads && self.regions.is_block(*peer)));
-                let mut peers: Vec<u32> = identity.peers.iter().copied().chain(by_address).collect();
-                peers.sort_unstable();
-                let class = self.classes.intern((peers, ports));
-                // The first claim counts, as in `State::locate`: workloads come in the order of their names.
-                ends.known.entry(*address).or_insert(Known { end: End::Workload(WorkloadHandle(handle)), class });
+                let is_there = matches!(self.state.locate(*address), Located::Workload(found) if found.id == workload.id);
+                if is_there {
+                    let class = self.class_of_workload(workload, *address);
+                    ends.known.insert(*address, Known { end: End::Workload(WorkloadHandle(handle)), class });
+                }
             }
         }
-        ends.nodes = nodes(self.state).into_iter().cloned().collect();
-        for (handle, node) in (0..).zip(nodes(self.state)) {
+        let nodes = nodes(self.state);
+        for (handle, node) in (0..).zip(&nodes) {
             for address in peers::node_addresses(self.state, node) {
-                let class = self.classes.intern((self.regions.matching(address).to_vec(), 0));
-                ends.known.entry(address).or_insert(Known { end: End::Node(NodeHandle(handle)), class });
                 ends.node_addresses.insert((handle, address));
+                if self.state.locate(address) == Located::Node(node) {
+                    let class = self.class_of_address(address);
+                    ends.known.insert(address, Known { end: End::Node(NodeHandle(handle)), class });
+                }
             }
         }
+        ends.nodes = nodes.into_iter().cloned().collect();
         ends.pending = self.state.pending_prefixes().map(|prefix| (prefix, ())).collect();
         let regions: Vec<(Prefix, Vec<u32>)> = self.regions.sorted().into_iter().map(|(p, peers)| (p, peers.clone())).collect();
         ends.regions = regions.into_iter().map(|(prefix, peers)| (prefix, self.classes.intern((peers, 0)))).collect();

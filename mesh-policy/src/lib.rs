@@ -1,5 +1,6 @@
 //! Identity policy of a Landbridge mesh: NetworkPolicy and ClusterNetworkPolicy to a verdict with its reason.
 
+pub mod check;
 mod compile;
 mod compiler;
 mod exports;

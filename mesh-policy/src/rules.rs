@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use mesh_core::policy::{ClusterPeer, ClusterRule, RuleAction};
-use mesh_core::{Direction, NodeId, State};
+use mesh_core::{Direction, Located, NodeId, Prefix, State};
 
 /// Tells whether `rule` fails closed (rules 11 and 12): something in it is unknown, or has no meaning where it stands.
 ///
@@ -29,10 +29,16 @@ pub(crate) fn domain_matches(pattern: &str, name: &str) -> bool {
 }
 
 /// Tells whether `address` is one of `node`'s: an Internal or ExternalIP, or its own address inside the mesh.
+///
+/// Nodes of several clusters may have the same underlay address, and it is then an address of each. Inside a cluster's granted
+/// prefixes nobody else's word counts, and a workload's address is no node's.
 pub(crate) fn node_has_address(state: &State, node: &NodeId, address: IpAddr) -> bool {
     let facts = state.facts();
-    facts.nodes.get(node).is_some_and(|node| node.addresses.contains(&address))
-        || facts.links.get(node).is_some_and(|link| link.overlay.contains(&address))
+    let claims = facts.nodes.get(node).is_some_and(|node| node.addresses.contains(&address))
+        || facts.links.get(node).is_some_and(|link| link.overlay.contains(&address));
+    let mut owners = facts.grants.values().filter(|grant| grant.covers(Prefix::host(address))).peekable();
+    let believed = owners.peek().is_none() || owners.any(|grant| grant.cluster == node.cluster);
+    claims && believed && matches!(state.locate(address), Located::Node(_))
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ pub(crate) struct Exported {
 impl PolicySet {
     /// Compiles the policies of `state` from scratch.
     pub fn compile(state: &State) -> PolicySet {
-        crate::compile::compile(state)
+        crate::compile::compile(state, &[])
     }
 
     /// Looks up both ends of `tuple`, the connection after service translation.

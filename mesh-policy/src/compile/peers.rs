@@ -174,9 +174,10 @@ fn addresses<'a>(state: &State, peer: &Peer<'a>) -> Option<Addresses<'a>> {
     }
 }
 
-/// Returns every address of `node`: Internal and ExternalIPs, and its own inside the mesh.
+/// Returns every address of `node` that is believed to be its own.
 pub(super) fn node_addresses(state: &State, node: &NodeId) -> Vec<IpAddr> {
     let facts = state.facts();
     let own = facts.nodes.get(node).into_iter().flat_map(|node| &node.addresses);
-    own.chain(facts.links.get(node).into_iter().flat_map(|link| &link.overlay)).copied().collect()
+    let claimed = own.chain(facts.links.get(node).into_iter().flat_map(|link| &link.overlay)).copied();
+    claimed.filter(|address| rules::node_has_address(state, node, *address)).collect()
 }

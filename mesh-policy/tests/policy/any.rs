@@ -14,7 +14,6 @@ use proptest::strategy::Union;
 use crate::fleet::{ip, labels, prefix};
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];
-const NAMESPACES: [&str; 3] = ["shop", "bank", "ops"];
 
 fn cluster() -> impl Strategy<Value = ClusterName> {
     select(&CLUSTERS[..]).prop_map(|name| name.parse().expect("valid"))

@@ -1,0 +1,212 @@
+//! The offline policy check (SEMANTICS §4): a question about one connection, answered by the compiled policy and nothing else.
+//!
+//! ```
+//! use mesh_core::{Settings, State, StateConfig, Trust};
+//! use mesh_policy::{PolicySet, check};
+//!
+//! let config = StateConfig { fleet: "".into(), trust: Trust::Open, settings: Settings::default(), domains: Default::default() };
+//! let state = State::new(config);
+//! let set = PolicySet::compile(&state);
+//! let answer = check::check_line(&state, &set, r#"{"id": 1, "from": "192.0.2.1", "to": "192.0.2.2", "port": 80}"#);
+//! assert!(answer.expect("a good question").is_allow());
+//! ```
+
+use std::fmt;
+use std::net::IpAddr;
+
+use mesh_core::{Direction, FiveTuple, NodeId, RuleName, State, Tier, Verdict, Workload, WorkloadId};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::PolicySet;
+use crate::compile::{Claim, Owner};
+
+mod query;
+
+pub use self::query::{Party, Query};
+
+/// Why a question has no answer; serializes as the answer's line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{error}")]
+pub struct QueryError {
+    /// The question's id; null where it could not be read.
+    pub id: Value,
+    /// What is wrong, for a person.
+    pub error: String,
+}
+
+/// An answer; serializes as its line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// The question's id.
+    pub id: Value,
+    /// `allow` where both sides allow.
+    pub verdict: Word,
+    /// The source's side.
+    pub egress: Side,
+    /// The destination's side.
+    pub ingress: Side,
+    /// The connection that was decided.
+    #[serde(skip)]
+    pub tuple: FiveTuple,
+}
+
+/// One side of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Side {
+    /// Whether this side allows.
+    pub verdict: Word,
+    /// The tier that decided.
+    pub tier: Tier,
+    /// The rule that decided, where one did.
+    pub rule: Option<String>,
+    /// The verdict with its reason.
+    #[serde(skip)]
+    pub reason: Verdict<RuleName>,
+}
+
+/// A verdict's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum Word {
+    Allow,
+    Deny,
+}
+
+impl Word {
+    fn of(allowed: bool) -> Word {
+        if allowed { Word::Allow } else { Word::Deny }
+    }
+}
+
+impl Answer {
+    /// Tells whether both sides allow.
+    pub fn is_allow(&self) -> bool {
+        self.verdict == Word::Allow
+    }
+}
+
+impl Side {
+    fn new(reason: Verdict<RuleName>) -> Side {
+        let rule = reason.reason().rule().map(ToString::to_string);
+        Side { verdict: Word::of(reason.is_allow()), tier: reason.reason().tier(), rule, reason }
+    }
+}
+
+/// Reads and answers one line.
+pub fn check_line(state: &State, set: &PolicySet, line: &str) -> Result<Answer, QueryError> {
+    answer(state, set, &Query::parse(line)?)
+}
+
+/// Answers `query`; `set` is compiled from `state`.
+///
+/// Where an address of the query is not its named owner's (a translated address, an address that two pods claim), the policy is
+/// compiled anew with the query's word for whose it is: rules about addresses see the address, rules about workloads the owner.
+pub fn answer(state: &State, set: &PolicySet, query: &Query) -> Result<Answer, QueryError> {
+    let error = |error: String| QueryError { id: query.id.clone(), error };
+    let from = Named::new(state, &query.from).map_err(error)?;
+    let to = Named::new(state, &query.to).map_err(error)?;
+    let (source, destination) = addresses(from.addresses(query.src_ip), &to.addresses(query.dst_ip))
+        .ok_or_else(|| error(format!("{} and {} have no addresses of one family", query.from, query.to)))?;
+    let tuple = FiveTuple { source, destination, protocol: query.protocol, source_port: 0, destination_port: query.port };
+    let claims: Vec<Claim> = [(from, source), (to, destination)]
+        .into_iter()
+        .filter_map(|(named, address)| Some(Claim { address, owner: named.owner(set, address)? }))
+        .collect();
+    if claims.is_empty() {
+        return Ok(decide(set, tuple, query));
+    }
+    Ok(decide(&crate::compile::compile(state, &claims), tuple, query))
+}
+
+fn decide(set: &PolicySet, tuple: FiveTuple, query: &Query) -> Answer {
+    let flow = set.flow(&tuple);
+    let [egress, ingress] =
+        [Direction::Egress, Direction::Ingress].map(|direction| Side::new(set.named(set.decide(&flow, direction))));
+    let verdict = Word::of(egress.reason.is_allow() && ingress.reason.is_allow());
+    Answer { id: query.id.clone(), verdict, egress, ingress, tuple }
+}
+
+/// Returns the answer as one line for a person, such as
+/// `1: deny east/shop/web-0 > west/shop/db-0 (10.1.0.5:0 > 10.2.0.9:5432/TCP): egress allow: default (Default), ingress deny: …`.
+pub fn answer_text(query: &Query, answer: &Answer) -> String {
+    let tuple = answer.tuple;
+    let port = if tuple.protocol.has_ports() { format!("{}/", tuple.destination_port) } else { String::new() };
+    format!(
+        "{}: {} {} ({}) > {} ({}) {port}{}: egress {}, ingress {}",
+        answer.id,
+        if answer.is_allow() { "allow" } else { "deny" },
+        query.from,
+        tuple.source,
+        query.to,
+        tuple.destination,
+        tuple.protocol,
+        answer.egress.reason,
+        answer.ingress.reason,
+    )
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Party::Workload(id) => id.fmt(f),
+            Party::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A party as the state knows it.
+enum Named<'a> {
+    Address(IpAddr),
+    Pod(&'a Workload),
+}
+
+impl<'a> Named<'a> {
+    fn new(state: &'a State, party: &Party) -> Result<Named<'a>, String> {
+        match party {
+            Party::Address(address) => Ok(Named::Address(*address)),
+            Party::Workload(id) => pod(state, id).map(Named::Pod),
+        }
+    }
+
+    fn addresses(&self, given: Option<IpAddr>) -> Vec<IpAddr> {
+        match (given, self) {
+            (Some(address), _) => vec![address],
+            (None, Named::Address(address)) => vec![*address],
+            (None, Named::Pod(workload)) => workload.addresses.clone(),
+        }
+    }
+
+    /// Returns the owner that the query names, where `set` knows another (or none) for `address`.
+    fn owner(&self, set: &PolicySet, address: IpAddr) -> Option<Owner> {
+        let Named::Pod(workload) = self else { return None };
+        let end = set.end(address);
+        if workload.host_network {
+            let name = workload.node.clone()?;
+            let node = NodeId { cluster: workload.id.cluster.clone(), name };
+            let known = set.node(end) == Some(&node) || workload.addresses.contains(&address);
+            return if known { None } else { Some(Owner::Node(node)) };
+        }
+        let is_own = set.workload(end).is_some_and(|known| *known.id == workload.id);
+        if is_own { None } else { Some(Owner::Workload(workload.id.clone())) }
+    }
+}
+
+fn pod<'a>(state: &'a State, id: &WorkloadId) -> Result<&'a Workload, String> {
+    state.facts().workloads.get(id).ok_or_else(|| {
+        let refusals = state.refused().filter(|(key, _)| matches!(key, mesh_core::Key::Workload(refused) if refused == id));
+        match refusals.map(|(_, refusal)| refusal).next() {
+            Some(refusal) => format!("pod {id} is not believed: {}; ask by its address", refusal.detail),
+            None => format!("pod {id} is not known"),
+        }
+    })
+}
+
+/// Returns the first address of `from` whose family `to` has as well, and the first of those.
+fn addresses(from: Vec<IpAddr>, to: &[IpAddr]) -> Option<(IpAddr, IpAddr)> {
+    from.into_iter().find_map(|source| {
+        let same = to.iter().find(|destination| destination.is_ipv4() == source.is_ipv4())?;
+        Some((source, *same))
+    })
+}
