@@ -153,3 +153,6 @@ fn canonical(tuple: FiveTuple) -> FiveTuple {
     let reversed = tuple.reversed();
     if (reversed.source, reversed.source_port) < (tuple.source, tuple.source_port) { reversed } else { tuple }
 }
+
+#[cfg(test)]
+mod tests;

@@ -307,3 +307,6 @@ fn is_multicast(address: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_multicast(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,10 @@ pub mod packet;
 pub mod plan;
 pub mod planner;
 pub mod reconciler;
+#[cfg(test)]
+mod test_fleet;
+#[cfg(test)]
+mod test_packets;
 pub mod tunnel;
 
 pub use community_id::community_id;

@@ -131,7 +131,8 @@ fn transport(header: &Header, payload: &[u8]) -> Result<((u16, u16), Kind), Malf
             else {
                 return Err(Malformed);
             };
-            if *offset >> 4 < 5 {
+            let header_len = usize::from(*offset >> 4) * 4;
+            if header_len < 20 || header_len > payload.len() {
                 return Err(Malformed);
             }
             Ok((ports(payload)?, Kind::Tcp(Tcp { sequence, flags: *flags })))
@@ -181,3 +182,6 @@ fn v6_at(bytes: &[u8], at: usize) -> Option<IpAddr> {
     let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
     Some(IpAddr::V6(Ipv6Addr::from(octets)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! Packets that follow another's verdict: ICMP errors and later fragments.
+
+use super::*;
+
+#[test]
+fn an_icmp_error_follows_the_connection_that_it_quotes() {
+    let mut node = Node::new();
+    let ours = tcp(CLIENT, SERVER, SYN, 0x1000);
+    let too_big = |quoted: &[u8]| icmp("10.2.0.1", WEB, (3, 4), [0, 0, 5, 0], &quoted[..28]);
+    assert_eq!(node.receive(&too_big(&ours)), Inbound::Drop(DropReason::UnrelatedError), "about nothing that is open");
+    node.connect();
+    assert_eq!(node.receive(&too_big(&ours)), Inbound::Deliver, "from a router on the way, isolated as web is");
+    assert_eq!(
+        node.receive(&too_big(&tcp(SERVER, CLIENT, ACK, 0))),
+        Inbound::Drop(DropReason::UnrelatedError),
+        "about a packet that web did not send"
+    );
+    let theirs = tcp(SERVER, CLIENT, ACK, 5);
+    let unreachable = icmp(WEB, DB, (3, 3), [0; 4], &theirs[..28]);
+    assert_eq!(node.send(&unreachable), Outbound::Send(node.west), "and the other way");
+    let forged = icmp("10.3.0.1", WEB, (3, 4), [0, 0, 5, 0], &ours[..28]);
+    assert_eq!(node.receive(&forged), Inbound::Drop(DropReason::ForeignSource));
+
+    node.fleet.isolate("web", Some(false), Some(false));
+    node.program();
+    assert_eq!(node.receive(&too_big(&ours)), Inbound::Drop(DropReason::UnrelatedError), "nor about one that has been cut");
+}
+
+#[test]
+fn later_fragments_follow_the_first() {
+    let mut node = Node::new();
+    let long = udp((WEB, 1000), (DB, 53), &[0; 64]);
+    let [first, later] = fragments_v4(&long, 77, 32);
+    assert_eq!(node.send(&later), Outbound::Drop(DropReason::FragmentWithoutFirst));
+    assert_eq!(node.send(&first), Outbound::Send(node.west));
+    assert_eq!(node.send(&later), Outbound::Send(node.west));
+    let [_, other] = fragments_v4(&long, 78, 32);
+    assert_eq!(node.send(&other), Outbound::Drop(DropReason::FragmentWithoutFirst), "another packet");
+    node.wait(11);
+    assert_eq!(node.send(&later), Outbound::Drop(DropReason::FragmentWithoutFirst), "too late");
+
+    let denied = fragments_v4(&udp((DB, 1000), (WEB, 99), &[0; 64]), 5, 32);
+    assert_eq!(node.receive(&denied[0]), Inbound::Drop(DropReason::Policy));
+    assert_eq!(node.receive(&denied[1]), Inbound::Drop(DropReason::FragmentWithoutFirst));
+}
+
+#[test]
+fn later_fragments_of_a_cut_flow_are_dropped() {
+    let mut node = Node::new();
+    let long = udp((WEB6, 1000), (DB6, 53), &[0; 64]);
+    assert_eq!(node.send(&fragment_v6(&long, 1, 0, true)), Outbound::Send(node.west));
+    assert_eq!(node.send(&fragment_v6(&long, 1, 9, false)), Outbound::Send(node.west));
+    node.fleet.isolate("web", None, Some(false));
+    node.program();
+    assert_eq!(node.send(&fragment_v6(&long, 1, 9, false)), Outbound::Drop(DropReason::FragmentWithoutFirst));
+}
+
+#[test]
+fn an_allowed_name_lends_its_fragments_to_nobody() {
+    // Between cart and web one port is open; a second first fragment of the same name asks for another.
+    let mut node = Node::new();
+    let allowed = fragments_v4(&udp((DB, 1000), (CART, 53), &[0; 64]), 5, 32);
+    assert_eq!(node.receive(&allowed[0]), Inbound::Deliver);
+    node.fleet.isolate("cart", Some(false), None);
+    node.program();
+    let denied = fragments_v4(&udp((DB, 1000), (CART, 99), &[0; 64]), 5, 32);
+    assert_eq!(node.receive(&denied[0]), Inbound::Drop(DropReason::Policy));
+    assert_eq!(node.receive(&denied[1]), Inbound::Drop(DropReason::FragmentWithoutFirst));
+}
