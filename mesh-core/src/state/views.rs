@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Located, Origin, State, Trust};
 use crate::labels::{self, RESERVED_PREFIX};
 use crate::settings::CrossClusterDefault;
-use crate::{ClusterName, Identity, Key, Labels, NamespaceName, Node, Prefix, Resource, ServiceId, Workload};
+use crate::{ClusterName, Identity, Key, Labels, NamespaceName, Node, Prefix, Resource, ServiceId, Workload, WorkloadId};
 
 impl State {
     /// Returns what holds between two clusters where no tier decides.
@@ -35,6 +35,16 @@ impl State {
     pub fn pending_prefixes(&self) -> impl Iterator<Item = Prefix> {
         let refused = self.refused.values().flat_map(|refused| refused.addresses.iter().copied().map(Prefix::host));
         self.prefixes.iter().chain(refused)
+    }
+
+    /// Returns what a plain source says of a workload that is not believed: it has no identity, and its addresses are pending.
+    pub fn refused_workload(&self, id: &WorkloadId) -> Option<&Workload> {
+        let key = Key::Workload(id.clone());
+        self.refused.get(&key)?;
+        self.offered.get(&key)?.iter().find_map(|offered| match offered {
+            (Origin::Source(_), Resource::Workload(workload)) => Some(workload),
+            _ => None,
+        })
     }
 
     /// Returns the identity of `workload`.

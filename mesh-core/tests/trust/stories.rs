@@ -1,0 +1,497 @@
+//! Ways to lie, and what becomes of them.
+
+use std::sync::Arc;
+
+use mesh_core::policy::PolicyScope;
+use mesh_core::state::Freshness;
+use mesh_core::{
+    Bytes, Event, Export, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport, ServiceKind,
+    SessionAffinity, SourceId, WallTime, WireGuardKey,
+};
+
+use crate::fixture::*;
+
+fn located<'a>(state: &'a mesh_core::State, address: &str) -> Located<'a> {
+    state.locate(address.parse().expect("an address"))
+}
+
+fn export(id: &str, address: &str) -> Resource {
+    Resource::Export(Export {
+        cluster: cluster("east"),
+        id: id.parse().expect("a service"),
+        created: Some(now(0).wall),
+        kind: ServiceKind::ClusterIp,
+        ports: Vec::new(),
+        affinity: SessionAffinity::None,
+        publish_not_ready: false,
+        endpoints: vec![mesh_core::Endpoint {
+            addresses: vec![address.parse().expect("an address")],
+            ready: true,
+            hostname: None,
+            node: None,
+            ports: Vec::new(),
+        }],
+    })
+}
+
+#[test]
+fn an_honest_cluster_is_believed() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
+    accept(&mut state, &namespace("east", 3, "shop", "blue"));
+    accept(&mut state, &record("east", 4, RecordKey::Export("shop/db".parse().expect("id")), vec![export("shop/db", "10.1.1.5")]));
+    assert!(matches!(located(&state, "10.1.1.5"), Located::Workload(_)));
+    assert_eq!(located(&state, "10.1.1.6"), Located::Pending);
+    assert_eq!(located(&state, "10.9.1.6"), Located::External);
+    assert!(matches!(located(&state, "192.0.2.1"), Located::Node(_)));
+    assert!(state.namespace_exists(&cluster("east"), &"shop".parse().expect("a name")));
+    assert_eq!(state.exports().len(), 1);
+    assert!(state.refusal_counts().is_empty());
+    // The same bytes again say nothing new.
+    assert!(state.apply(Event::Record(sign(&node_record("east", 1, 1))), now(0)).is_empty());
+}
+
+#[test]
+fn a_forged_signature_is_refused() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    let honest = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
+    let mut bytes = sign(&honest).to_vec();
+    *bytes.last_mut().expect("not empty") ^= 1;
+    assert_eq!(tell(&mut state, &bytes.into()), [RefusalReason::BadSignature]);
+    // Signed right, but by a key that no grant names.
+    let stranger = SecretKey::from_bytes([99; 32]);
+    assert_eq!(tell(&mut state, &honest.sign(&root().public(), &stranger).expect("fits")), [RefusalReason::BadSignature]);
+    // A cluster that signs itself a grant.
+    let own = RootRecord::Grant(Arc::new(grant("east")));
+    let mut forged = own.sign(&key_of("east")).expect("fits");
+    assert_eq!(tell(&mut state, &forged), [RefusalReason::ForeignFleet]);
+    forged = Bytes::from_static(b"nonsense");
+    assert_eq!(tell(&mut state, &forged), [RefusalReason::Malformed]);
+    assert_eq!(count(&state, RefusalReason::BadSignature), 2);
+    assert!(!knows(&state, "east/shop/web-0"));
+}
+
+#[test]
+fn a_workload_outside_the_grants_prefixes_is_refused() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    let lie = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.2.1.5"), workload("east/shop/web-1", 1, "10.1.1.6")]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::OutsidePrefixes]);
+    assert_eq!(count(&state, RefusalReason::OutsidePrefixes), 1);
+    assert!(!knows(&state, "east/shop/web-0") && knows(&state, "east/shop/web-1"), "the rest of the record stands");
+    assert_eq!(located(&state, "10.2.1.5"), Located::Pending, "the address is still west's to name");
+    assert_eq!(state.refused().map(|(key, _)| key.clone()).collect::<Vec<_>>(), [workload_key("east/shop/web-0")]);
+}
+
+#[test]
+fn a_node_outside_the_grants_prefixes_is_refused() {
+    let mut state = granted();
+    let Resource::Node(mut node) = node("east", 1) else { unreachable!() };
+    node.prefixes = vec![prefix("10.0.0.0/8")];
+    let lie = record("east", 1, RecordKey::Node(node.id.name.clone()), vec![Resource::Node(node)]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::OutsidePrefixes]);
+    assert_eq!((count(&state, RefusalReason::OutsidePrefixes), state.facts().nodes.len()), (1, 0));
+}
+
+#[test]
+fn a_node_that_takes_an_address_of_another_clusters_prefixes_is_nobody_there() {
+    let mut state = granted();
+    let Resource::Node(mut node) = node("east", 1) else { unreachable!() };
+    node.addresses = vec!["10.2.1.5".parse().expect("an address")];
+    accept(&mut state, &record("east", 1, RecordKey::Node(node.id.name.clone()), vec![Resource::Node(node)]));
+    assert_eq!(located(&state, "10.2.1.5"), Located::Pending);
+}
+
+#[test]
+fn a_workload_outside_its_nodes_prefixes_is_refused_until_it_is_inside() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &node_record("east", 2, 2));
+    let lie = slice("east", 3, 1, vec![workload("east/shop/web-0", 1, "10.1.2.5")]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::OutsideNode]);
+    assert_eq!(count(&state, RefusalReason::OutsideNode), 1);
+    let Resource::Node(mut wider) = node("east", 1) else { unreachable!() };
+    wider.prefixes.push(prefix("10.1.2.0/28"));
+    let change = state.apply(Event::Record(sign(&record("east", 4, RecordKey::Node(wider.id.name.clone()), vec![Resource::Node(wider)]))), now(0));
+    assert!(change.dirty.contains(&workload_key("east/shop/web-0")) && knows(&state, "east/shop/web-0"));
+}
+
+#[test]
+fn a_slice_before_its_node_waits_for_it() {
+    let mut state = granted();
+    let early = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
+    assert_eq!(tell(&mut state, &sign(&early)), [RefusalReason::UnknownNode]);
+    accept(&mut state, &node_record("east", 1, 1));
+    assert!(knows(&state, "east/shop/web-0"));
+    assert_eq!(state.refused().count(), 0);
+}
+
+#[test]
+fn a_link_with_an_overlay_address_outside_its_nodes_prefixes_is_refused() {
+    let mut state = granted();
+    let Resource::Node(node) = node("east", 1) else { unreachable!() };
+    let link = |overlay: &str| {
+        let link = NodeLink {
+            id: node.id.clone(),
+            key: WireGuardKey([3; 32]),
+            next_key: None,
+            endpoints: vec!["192.0.2.1:51820".parse().expect("an address")],
+            overlay: vec![overlay.parse().expect("an address")],
+        };
+        vec![Resource::Node(node.clone()), Resource::NodeLink(link)]
+    };
+    let key = RecordKey::Node(node.id.name.clone());
+    assert_eq!(tell(&mut state, &sign(&record("east", 1, key.clone(), link("10.1.7.1")))), [RefusalReason::OutsideNode]);
+    assert_eq!((count(&state, RefusalReason::OutsideNode), state.facts().links.len()), (1, 0));
+    accept(&mut state, &record("east", 2, key, link("10.1.1.1")));
+    assert!(matches!(located(&state, "10.1.1.1"), Located::Node(_)));
+}
+
+#[test]
+fn a_namespace_outside_the_grant_is_refused() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    assert_eq!(tell(&mut state, &sign(&namespace("east", 2, "bank", "x"))), [RefusalReason::OutsideNamespaces]);
+    let lie = slice("east", 3, 1, vec![workload("east/bank/web-0", 1, "10.1.1.5")]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::OutsideNamespaces]);
+    assert_eq!(count(&state, RefusalReason::OutsideNamespaces), 2);
+    assert!(!state.namespace_exists(&cluster("east"), &"bank".parse().expect("a name")));
+    assert_eq!(located(&state, "10.1.1.5"), Located::Pending);
+}
+
+#[test]
+fn an_export_outside_the_grant_is_refused() {
+    let mut state = granted();
+    let lie = |id: &str, counter, address| record("east", counter, RecordKey::Export(id.parse().expect("id")), vec![export(id, address)]);
+    assert_eq!(tell(&mut state, &sign(&lie("shop/web", 1, "10.1.1.5"))), [RefusalReason::OutsideExports]);
+    // An allowed service with somebody else's backend: diverted traffic.
+    assert_eq!(tell(&mut state, &sign(&lie("shop/db", 2, "10.2.1.5"))), [RefusalReason::OutsidePrefixes]);
+    assert_eq!((count(&state, RefusalReason::OutsideExports), count(&state, RefusalReason::OutsidePrefixes)), (1, 1));
+    assert!(state.exports().is_empty());
+}
+
+#[test]
+fn allocated_addresses_outside_the_service_prefixes_are_refused() {
+    let mut state = granted();
+    let import = ServiceImport {
+        cluster: cluster("east"),
+        id: "shop/db".parse().expect("id"),
+        addresses: vec!["10.2.0.1".parse().expect("an address")],
+    };
+    let lie = record("east", 1, RecordKey::Import(import.id.clone()), vec![Resource::ServiceImport(import)]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::OutsidePrefixes]);
+    assert_eq!(count(&state, RefusalReason::OutsidePrefixes), 1);
+}
+
+#[test]
+fn a_replayed_record_is_refused() {
+    let mut state = granted();
+    let (old, new) = (namespace("east", 1, "shop", "old"), namespace("east", 2, "shop", "new"));
+    accept(&mut state, &old);
+    accept(&mut state, &new);
+    assert_eq!(tell(&mut state, &sign(&old)), [RefusalReason::Replayed]);
+    // An older incarnation is older, whatever its counter.
+    let mut revenant = namespace("east", 1000, "shop", "older");
+    revenant.version.incarnation = 0;
+    assert_eq!(tell(&mut state, &sign(&revenant)), [RefusalReason::Replayed]);
+    assert_eq!(count(&state, RefusalReason::Replayed), 2);
+    let labels = state.namespace_labels(&cluster("east"), &"shop".parse().expect("a name"));
+    assert_eq!((labels.get("team"), labels.get("cluster-mesh.io/region")), (Some("new"), Some("eu")));
+}
+
+#[test]
+fn a_tombstone_ends_a_fact_and_is_not_undone() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    let told = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
+    accept(&mut state, &told);
+    accept(&mut state, &slice("east", 3, 1, Vec::new()));
+    assert!(!knows(&state, "east/shop/web-0"));
+    assert_eq!(located(&state, "10.1.1.5"), Located::Pending);
+    assert_eq!(tell(&mut state, &sign(&told)), [RefusalReason::Replayed]);
+    assert!(!knows(&state, "east/shop/web-0"));
+    // Its node goes: what was judged by its prefixes has nothing to stand on.
+    accept(&mut state, &slice("east", 4, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
+    let gone = record("east", 5, RecordKey::Node("n1".parse().expect("a name")), Vec::new());
+    assert_eq!(tell(&mut state, &sign(&gone)), [RefusalReason::UnknownNode]);
+    assert!(!knows(&state, "east/shop/web-0"));
+}
+
+#[test]
+fn a_workload_that_moved_is_where_the_newer_record_says() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &node_record("east", 2, 2));
+    accept(&mut state, &slice("east", 4, 2, vec![workload("east/shop/web-0", 2, "10.1.2.5")]));
+    accept(&mut state, &slice("east", 3, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
+    assert!(matches!(located(&state, "10.1.2.5"), Located::Workload(_)));
+    assert_eq!(located(&state, "10.1.1.5"), Located::Pending);
+}
+
+#[test]
+fn equivocation_quarantines_the_cluster_until_a_new_epoch() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
+    accept(&mut state, &namespace("east", 3, "shop", "blue"));
+    accept(&mut state, &node_record("west", 1, 1));
+    let twin = sign(&namespace("east", 3, "shop", "red"));
+    assert_eq!(tell(&mut state, &twin), [RefusalReason::Equivocation]);
+    assert_eq!(count(&state, RefusalReason::Equivocation), 1);
+    assert!(state.is_quarantined(&cluster("east")) && !state.is_quarantined(&cluster("west")));
+    assert!(state.facts().namespaces.is_empty() && !knows(&state, "east/shop/web-0"));
+    assert_eq!(state.facts().nodes.len(), 1, "west's node stands");
+    assert_eq!(located(&state, "10.1.1.5"), Located::Pending);
+    let later = sign(&namespace("east", 4, "team-a", "blue"));
+    assert_eq!(tell(&mut state, &later), [RefusalReason::Quarantined]);
+    assert_eq!(count(&state, RefusalReason::Quarantined), 1);
+
+    let mut again = grant("east");
+    again.epoch = 2;
+    assert_eq!(tell(&mut state, &signed_grant(again)), []);
+    assert!(!state.is_quarantined(&cluster("east")) && knows(&state, "east/shop/web-0"));
+    let namespaces: Vec<_> = state.facts().namespaces.keys().map(|(_, name)| name.to_string()).collect();
+    assert_eq!(namespaces, ["team-a"], "neither of the twins is believed, what came later is");
+    // The twin is known: it proves nothing against the new epoch.
+    assert_eq!(tell(&mut state, &twin), []);
+    assert!(!state.is_quarantined(&cluster("east")));
+    accept(&mut state, &namespace("east", 5, "shop", "green"));
+}
+
+#[test]
+fn a_late_twin_of_a_superseded_record_is_equivocation_too() {
+    let mut state = granted();
+    accept(&mut state, &namespace("east", 1, "shop", "blue"));
+    accept(&mut state, &namespace("east", 2, "shop", "green"));
+    assert_eq!(tell(&mut state, &sign(&namespace("east", 1, "shop", "red"))), [RefusalReason::Equivocation]);
+    assert_eq!(count(&state, RefusalReason::Equivocation), 1);
+}
+
+#[test]
+fn another_envelope_around_the_same_words_is_no_equivocation() {
+    let mut state = granted();
+    let told = sign(&namespace("east", 1, "shop", "blue"));
+    assert_eq!(tell(&mut state, &told), []);
+    // An unknown field behind the others, as a store in the middle could put it there.
+    let wrapped: Bytes = [&told[..], &[0x78, 0x01]].concat().into();
+    assert_eq!(tell(&mut state, &wrapped), []);
+    assert!(!state.is_quarantined(&cluster("east")));
+}
+
+#[test]
+fn a_record_about_another_cluster_is_refused() {
+    let mut state = granted();
+    // In the name of another cluster.
+    let lie = namespace("west", 1, "shop", "x").sign(&root().public(), &key_of("east")).expect("fits");
+    assert_eq!(tell(&mut state, &lie), [RefusalReason::ForeignCluster]);
+    // In its own name, about another cluster.
+    let lie = record("east", 1, RecordKey::Node("n1".parse().expect("a name")), vec![node("west", 1)]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::ForeignCluster]);
+    assert_eq!(count(&state, RefusalReason::ForeignCluster), 2);
+    // Under a key that is about something else.
+    let lie = record("east", 1, RecordKey::Lease, vec![node("east", 1)]);
+    assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::NotAllowedHere]);
+    assert!(state.facts().nodes.is_empty() && state.facts().namespaces.is_empty());
+}
+
+#[test]
+fn a_record_of_another_fleet_is_refused() {
+    let mut state = granted();
+    let other = SecretKey::from_bytes([8; 32]);
+    let lie = namespace("east", 1, "shop", "x").sign(&other.public(), &key_of("east")).expect("fits");
+    assert_eq!(tell(&mut state, &lie), [RefusalReason::ForeignFleet]);
+    let mut wide = grant("east");
+    wide.prefixes = vec![prefix("0.0.0.0/0")];
+    let lie = RootRecord::Grant(Arc::new(wide)).sign(&other).expect("fits");
+    assert_eq!(tell(&mut state, &lie), [RefusalReason::ForeignFleet]);
+    assert_eq!(count(&state, RefusalReason::ForeignFleet), 2);
+}
+
+#[test]
+fn a_grant_ends_at_its_time_with_no_event() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
+    let end = now(100_000);
+    assert_eq!(state.poll_timeout(), Some(end.time));
+    assert!(state.handle_timeout(now(99_999)).is_empty() && knows(&state, "east/shop/web-0"));
+    let change = state.handle_timeout(end);
+    assert!(change.dirty.contains(&workload_key("east/shop/web-0")));
+    assert_eq!(reasons(&change), [RefusalReason::GrantExpired; 2]);
+    assert_eq!(count(&state, RefusalReason::GrantExpired), 2);
+    assert!(!knows(&state, "east/shop/web-0") && state.facts().grants.is_empty());
+    assert_eq!(located(&state, "10.1.1.5"), Located::Pending, "never external");
+    assert_eq!(tell_at(&mut state, &sign(&namespace("east", 3, "shop", "x")), 100_001), [RefusalReason::GrantExpired]);
+    // A successor brings back what is still the last word.
+    let mut next = grant("east");
+    (next.not_before, next.not_after) = (end.wall, WallTime::from_unix_secs(T0 + 200_000));
+    assert_eq!(tell_at(&mut state, &signed_grant(next), 100_002), []);
+    assert!(knows(&state, "east/shop/web-0"));
+}
+
+#[test]
+fn a_grant_of_the_future_begins_at_its_time() {
+    let mut state = state_of("north");
+    let mut later = grant("east");
+    later.not_before = now(50).wall;
+    assert_eq!(tell(&mut state, &signed_grant(later)), []);
+    assert_eq!(tell(&mut state, &sign(&namespace("east", 1, "shop", "x"))), [RefusalReason::GrantExpired]);
+    assert_eq!(state.poll_timeout(), Some(now(50).time));
+    let _ = state.handle_timeout(now(50));
+    assert_eq!((state.facts().namespaces.len(), state.refused().count()), (1, 0));
+}
+
+#[test]
+fn a_revoked_grant_is_void_at_once() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &node_record("west", 1, 1));
+    assert_eq!(tell(&mut state, &revocation("east", 2)), [RefusalReason::Revoked], "its node is refused now");
+    assert_eq!(state.facts().nodes.len(), 1);
+    assert_eq!(tell(&mut state, &sign(&namespace("east", 3, "shop", "x"))), [RefusalReason::Revoked]);
+    assert_eq!(count(&state, RefusalReason::Revoked), 2);
+    assert_eq!(located(&state, "10.1.1.1"), Located::Pending);
+    // Neither the old grant nor another of its epoch helps; one of the new epoch does.
+    assert_eq!(tell(&mut state, &signed_grant(grant("east"))), []);
+    let mut wide = grant("east");
+    wide.not_after = WallTime::from_unix_secs(T0 + 300_000);
+    assert_eq!(tell(&mut state, &signed_grant(wide.clone())), [RefusalReason::Revoked]);
+    assert_eq!(state.facts().nodes.len(), 1);
+    wide.epoch = 2;
+    assert_eq!(tell(&mut state, &signed_grant(wide)), []);
+    assert_eq!(state.facts().nodes.len(), 2);
+    assert_eq!(tell(&mut state, &revocation("east", 1)), [RefusalReason::Replayed]);
+}
+
+#[test]
+fn records_wait_for_their_grant() {
+    let mut state = state_of("north");
+    assert_eq!(tell(&mut state, &sign(&node_record("east", 1, 1))), [RefusalReason::NoGrant]);
+    let early = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
+    assert_eq!(tell(&mut state, &sign(&early)), [RefusalReason::NoGrant]);
+    assert_eq!(count(&state, RefusalReason::NoGrant), 2);
+    assert!(state.facts().nodes.is_empty());
+    let change = state.apply(Event::Record(signed_grant(grant("east"))), now(0));
+    assert!(change.dirty.contains(&workload_key("east/shop/web-0")) && change.refusals.is_empty());
+    assert!(knows(&state, "east/shop/web-0"));
+}
+
+#[test]
+fn strangers_cannot_fill_the_memory() {
+    let mut state = state_of("north");
+    let big: Vec<_> = (0..2000).map(|i| workload(&format!("east/shop/web-{i}"), 1, "10.1.1.5")).collect();
+    let refused_at = (0..400u64).position(|round| {
+        let mut seed = [42; 32];
+        seed[..8].copy_from_slice(&round.to_be_bytes());
+        let stranger = slice("east", 1, 1, big.clone()).sign(&root().public(), &SecretKey::from_bytes(seed)).expect("fits");
+        tell(&mut state, &stranger) == [RefusalReason::OverLimit]
+    });
+    assert!(refused_at.is_some_and(|round| round > 10), "{refused_at:?}");
+    // A cluster with a grant is not held up by it.
+    assert_eq!(tell(&mut state, &signed_grant(grant("east"))), []);
+    accept(&mut state, &node_record("east", 1, 1));
+}
+
+#[test]
+fn a_rotated_key_speaks_and_the_old_one_no_longer() {
+    let mut state = granted();
+    accept(&mut state, &namespace("east", 1, "shop", "old key"));
+    let new_key = SecretKey::from_bytes([77; 32]);
+    let mut rotated = grant("east");
+    (rotated.epoch, rotated.key) = (2, Some(new_key.public()));
+    let early = namespace("east", 1, "shop", "new key").sign(&root().public(), &new_key).expect("fits");
+    assert_eq!(tell(&mut state, &early), [RefusalReason::BadSignature]);
+    assert_eq!(tell(&mut state, &signed_grant(rotated)), []);
+    let team = |state: &mesh_core::State| {
+        let labels = state.namespace_labels(&cluster("east"), &"shop".parse().expect("a name"));
+        labels.get("team").map(str::to_owned)
+    };
+    assert_eq!(team(&state).as_deref(), Some("new key"));
+    assert_eq!(tell(&mut state, &sign(&namespace("east", 9, "shop", "thief"))), [RefusalReason::BadSignature]);
+    assert_eq!(team(&state).as_deref(), Some("new key"));
+}
+
+#[test]
+fn reserved_labels_are_dropped_and_counted() {
+    let mut state = granted();
+    let Resource::Namespace(mut forged) = namespace("east", 1, "shop", "x").resources.remove(0) else { unreachable!() };
+    forged.labels = forged.labels.with([("cluster-mesh.io/cluster", "west"), ("cluster-mesh.io/region", "us")]);
+    let forged = record("east", 1, RecordKey::Namespace(forged.name.clone()), vec![Resource::Namespace(forged)]);
+    assert_eq!(tell(&mut state, &sign(&forged)), [RefusalReason::NotAllowedHere; 2]);
+    let labels = state.namespace_labels(&cluster("east"), &"shop".parse().expect("a name"));
+    assert_eq!((labels.get("cluster-mesh.io/cluster"), labels.get("cluster-mesh.io/region")), (Some("east"), Some("eu")));
+}
+
+#[test]
+fn a_silent_cluster_grows_stale_and_its_facts_stay() {
+    let mut state = granted();
+    let east = cluster("east");
+    accept(&mut state, &node_record("east", 1, 1));
+    assert_eq!(state.freshness(&east, now(0).wall), Freshness::Expired, "never heard");
+    assert_eq!(state.freshness(&cluster("north"), now(0).wall), Freshness::Live, "the own cluster");
+    accept(&mut state, &lease("east", 2, 0));
+    let lease_key = mesh_core::Key::Lease(east.clone());
+    for (seconds, expected) in [(30, Freshness::Suspect), (90, Freshness::Stale), (86_400, Freshness::Expired)] {
+        assert_eq!(state.poll_timeout(), Some(now(seconds).time));
+        assert!(state.handle_timeout(now(seconds - 1)).is_empty());
+        assert!(state.handle_timeout(now(seconds)).dirty.contains(&lease_key));
+        assert_eq!(state.freshness(&east, now(seconds).wall), expected);
+    }
+    assert_eq!(state.facts().nodes.len(), 1, "facts fail static");
+    assert_eq!(tell_at(&mut state, &sign(&lease("east", 3, 86_401)), 86_401), []);
+    assert_eq!(state.freshness(&east, now(86_401).wall), Freshness::Live);
+}
+
+#[test]
+fn a_lease_of_the_future_does_not_keep_a_dead_cluster_alive() {
+    let mut state = granted();
+    assert_eq!(tell(&mut state, &sign(&lease("east", 1, 5000))), [RefusalReason::Future]);
+    assert_eq!(count(&state, RefusalReason::Future), 1);
+    assert_eq!(state.freshness(&cluster("east"), now(0).wall), Freshness::Expired);
+}
+
+#[test]
+fn the_own_clusters_facts_come_from_plain_sources() {
+    let mut state = state_of("east");
+    assert_eq!(tell(&mut state, &signed_grant(grant("east"))), []);
+    accept(&mut state, &node_record("east", 1, 1));
+    assert!(state.facts().nodes.is_empty(), "its records are not asked");
+    let import = ServiceImport {
+        cluster: cluster("east"),
+        id: "shop/db".parse().expect("id"),
+        addresses: vec!["100.80.1.9".parse().expect("an address")],
+    };
+    accept(&mut state, &record("east", 2, RecordKey::Import(import.id.clone()), vec![Resource::ServiceImport(import)]));
+    assert_eq!(state.facts().service_imports.len(), 1, "but the addresses that its publisher allocated");
+    assert!(!state.namespace_exists(&cluster("east"), &"shop".parse().expect("a name")), "which make no namespace exist");
+    let plain = SourceId("manifests".into());
+    let mut set = |resource| reasons(&state.apply(Event::Set(plain.clone(), resource), now(0)));
+    assert_eq!(set(node("east", 1)), []);
+    assert_eq!(set(node("west", 1)), [RefusalReason::ForeignCluster]);
+    assert_eq!(set(Resource::Grant(Arc::new(grant("east")))), [RefusalReason::NotAllowedHere]);
+    assert_eq!(state.facts().nodes.len(), 1);
+}
+
+const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: NAME, namespace: shop}\nspec: {podSelector: {}}\n";
+
+fn policies(serial: u64, text: &str) -> Bytes {
+    RootRecord::Policies { serial, manifests: vec![("deny.yaml".into(), text.into())] }.sign(&root()).expect("fits")
+}
+
+#[test]
+fn fleet_policies_are_the_roots_latest_and_whole() {
+    let mut state = granted();
+    assert_eq!(tell(&mut state, &policies(2, &POLICY.replace("NAME", "second"))), []);
+    assert_eq!(tell(&mut state, &policies(1, &POLICY.replace("NAME", "first"))), [RefusalReason::Replayed]);
+    let names = |state: &mesh_core::State| -> Vec<_> {
+        state.facts().network_policies.keys().map(|(scope, _, name)| (scope.clone(), name.to_string())).collect()
+    };
+    assert_eq!(names(&state), [(PolicyScope::Fleet, "second".to_owned())]);
+    let broken = format!("{}---\n{}", POLICY.replace("NAME", "third"), POLICY.replace("NAME", "Not A Name"));
+    assert_eq!(tell(&mut state, &policies(3, &broken)), [RefusalReason::Malformed]);
+    assert_eq!(names(&state), [(PolicyScope::Fleet, "second".to_owned())], "a broken set changes nothing");
+    assert_eq!(tell(&mut state, &policies(4, &POLICY.replace("NAME", "fourth"))), []);
+    assert_eq!(names(&state), [(PolicyScope::Fleet, "fourth".to_owned())]);
+}
