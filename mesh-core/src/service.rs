@@ -10,6 +10,8 @@ mod allocate;
 mod export;
 mod import;
 mod merge;
+#[cfg(test)]
+mod tests;
 
 pub use self::allocate::allocate;
 pub use self::export::{ExportCondition, ExportValidity};

@@ -1,4 +1,56 @@
-//! Native DNS of a Landbridge mesh: cluster.local and clusterset.local from services and exports.
+//! Native DNS of a Landbridge mesh: `cluster.local` and `clusterset.local` from services and exports.
+//!
+//! ```text
+//!   State ── Zone::build ──> Zone ──> Resolver ──> bytes back to the client
+//!            (pure, one per           │   ▲
+//!             cluster)                ▼   │  names outside the zones
+//!   sockets (Server) <── poll_* ── forwarded queries <── handle_* ── upstreams
+//! ```
+//!
+//! What the rules of discovery (SEMANTICS §3) say, where they are, and what holds them:
+//!
+//! | rule | where | test |
+//! | --- | --- | --- |
+//! | 1 importable where the namespace exists; nothing without a Service or of ExternalName | `mesh_core`: `State::exports`, `State::imported_services` | `a_service_is_importable_where_its_namespace_exists`, `an_export_is_consent_…` |
+//! | 2 the oldest decides, ports merged, conflicts told | `mesh_core`: `service/merge.rs` | `the_oldest_export_decides_…`, `ports_are_merged_…`, `a_missing_timestamp_…` |
+//! | 3 ClusterSetIP regardless of endpoints, from the ServiceImport or allocated | `zone/build.rs`, `mesh_core`: `service/import.rs` | `rule_3_a_clusterset_ip_answers_without_endpoints` |
+//! | 4 headless: ready endpoints of all clusters, names per endpoint, NXDOMAIN without any | `zone/build.rs` | `rule_4_…` |
+//! | 5 SRV at the port's name and the service's, nothing for one cluster | `zone/build.rs` | `rule_5_…` |
+//! | 6 negative answers, case, versions, reverse names | `zone.rs`, `resolver/local.rs`, `wire.rs` | `rule_6_…` |
+//! | 7 own cluster only in `cluster.local`, the rest forwarded | `zone/build.rs`, `resolver/forward.rs` | `rule_7_…`, `tests/discovery/server.rs` |
+//!
+//! Choices where the specifications leave one:
+//! - The SRV records of a headless service have the endpoint's port, which is what a client connects to, not the Service's.
+//! - There are no pod records (`10-1-0-5.shop.pod.cluster.local`): NXDOMAIN. They say nothing that the address does not.
+//! - An address with names in both zones has one PTR record for each of them, those of `cluster.local` first.
+//! - A CNAME of an ExternalName service is followed: inside the zones at once, else at the upstreams.
+//! - Without upstreams, names outside the zones are refused (REFUSED).
+//!
+//! ```
+//! use mesh_core::{ClusterName, manifest::Checked};
+//! use mesh_discovery::{DnsChecker, ZoneConfig};
+//!
+//! let files = [
+//!     ("clusters/east/web.yaml", "
+//! {apiVersion: v1, kind: Service, metadata: {name: web, namespace: prod}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}
+//! ---
+//! {apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceExport, metadata: {name: web, namespace: prod}}
+//! "),
+//!     ("clusters/west/prod.yaml", "
+//! {apiVersion: v1, kind: Namespace, metadata: {name: prod}}
+//! ---
+//! apiVersion: multicluster.x-k8s.io/v1beta1
+//! kind: ServiceImport
+//! metadata: {name: web, namespace: prod}
+//! spec: {type: ClusterSetIP, ips: [100.80.0.1], ports: [{port: 80, protocol: TCP}]}
+//! "),
+//! ];
+//! let checked = Checked::load(files).expect("correct manifests");
+//! let mut checker = DnsChecker::new(&checked.state, ZoneConfig::default());
+//! let answer = checker.answer_line(r#"{"id": 1, "cluster": "west", "name": "web.prod.svc.clusterset.local", "type": "A"}"#);
+//! let json = serde_json::to_string(&answer).expect("plain data");
+//! assert_eq!(json, r#"{"id":1,"rcode":"NOERROR","answer":["A 100.80.0.1"],"soa":false}"#);
+//! ```
 
 pub mod check;
 pub(crate) mod name;
