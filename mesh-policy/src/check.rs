@@ -14,12 +14,12 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use mesh_core::{Direction, FiveTuple, NodeId, RuleName, State, Tier, Verdict, Workload, WorkloadId};
+use mesh_core::{Direction, FiveTuple, NodeId, RuleName, State, Tier, Verdict, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::PolicySet;
 use crate::compile::{Claim, Owner};
+use crate::{End, PolicySet};
 
 mod query;
 
@@ -129,18 +129,21 @@ fn decide(set: &PolicySet, tuple: FiveTuple, query: &Query) -> Answer {
 }
 
 /// Returns the answer as one line for a person, such as
-/// `1: deny east/shop/web-0 > west/shop/db-0 (10.1.0.5:0 > 10.2.0.9:5432/TCP): egress allow: default (Default), ingress deny: …`.
+/// `1: allow east/shop/web (10.1.0.5) > west/shop/db (10.2.0.9) 5432/TCP: egress allow: default (Default), ingress allow by …`;
+/// an address is in parentheses where the query names its owner.
 pub fn answer_text(query: &Query, answer: &Answer) -> String {
     let tuple = answer.tuple;
+    let party = |party: &Party, address: IpAddr| match party {
+        Party::Workload(id) => format!("{id} ({address})"),
+        Party::Address(_) => address.to_string(),
+    };
     let port = if tuple.protocol.has_ports() { format!("{}/", tuple.destination_port) } else { String::new() };
     format!(
-        "{}: {} {} ({}) > {} ({}) {port}{}: egress {}, ingress {}",
+        "{}: {} {} > {} {port}{}: egress {}, ingress {}",
         answer.id,
         if answer.is_allow() { "allow" } else { "deny" },
-        query.from,
-        tuple.source,
-        query.to,
-        tuple.destination,
+        party(&query.from, tuple.source),
+        party(&query.to, tuple.destination),
         tuple.protocol,
         answer.egress.reason,
         answer.ingress.reason,
@@ -160,13 +163,19 @@ impl fmt::Display for Party {
 enum Named<'a> {
     Address(IpAddr),
     Pod(&'a Workload),
+    /// A pod that is not believed (outside its cluster's grant): it has addresses and no identity.
+    Refused(&'a Workload),
 }
 
 impl<'a> Named<'a> {
     fn new(state: &'a State, party: &Party) -> Result<Named<'a>, String> {
         match party {
             Party::Address(address) => Ok(Named::Address(*address)),
-            Party::Workload(id) => pod(state, id).map(Named::Pod),
+            Party::Workload(id) => match (state.facts().workloads.get(id), state.refused_workload(id)) {
+                (Some(workload), _) => Ok(Named::Pod(workload)),
+                (None, Some(workload)) => Ok(Named::Refused(workload)),
+                (None, None) => Err(format!("pod {id} is not known")),
+            },
         }
     }
 
@@ -174,14 +183,19 @@ impl<'a> Named<'a> {
         match (given, self) {
             (Some(address), _) => vec![address],
             (None, Named::Address(address)) => vec![*address],
-            (None, Named::Pod(workload)) => workload.addresses.clone(),
+            (None, Named::Pod(workload) | Named::Refused(workload)) => workload.addresses.clone(),
         }
     }
 
     /// Returns the owner that the query names, where `set` knows another (or none) for `address`.
     fn owner(&self, set: &PolicySet, address: IpAddr) -> Option<Owner> {
-        let Named::Pod(workload) = self else { return None };
         let end = set.end(address);
+        let workload = match self {
+            Named::Address(_) => return None,
+            Named::Pod(workload) => workload,
+            Named::Refused(workload) if workload.host_network || end == End::Pending => return None,
+            Named::Refused(_) => return Some(Owner::Pending),
+        };
         if workload.host_network {
             let name = workload.node.clone()?;
             let node = NodeId { cluster: workload.id.cluster.clone(), name };
@@ -191,16 +205,6 @@ impl<'a> Named<'a> {
         let is_own = set.workload(end).is_some_and(|known| *known.id == workload.id);
         if is_own { None } else { Some(Owner::Workload(workload.id.clone())) }
     }
-}
-
-fn pod<'a>(state: &'a State, id: &WorkloadId) -> Result<&'a Workload, String> {
-    state.facts().workloads.get(id).ok_or_else(|| {
-        let refusals = state.refused().filter(|(key, _)| matches!(key, mesh_core::Key::Workload(refused) if refused == id));
-        match refusals.map(|(_, refusal)| refusal).next() {
-            Some(refusal) => format!("pod {id} is not believed: {}; ask by its address", refusal.detail),
-            None => format!("pod {id} is not known"),
-        }
-    })
 }
 
 /// Returns the first address of `from` whose family `to` has as well, and the first of those.

@@ -34,6 +34,8 @@ pub(crate) struct Claim {
 pub(crate) enum Owner {
     Workload(WorkloadId),
     Node(NodeId),
+    /// Somebody without an identity.
+    Pending,
 }
 
 /// Compiles everything. Equal states give equal sets, whatever the order in which they came about.
@@ -212,6 +214,7 @@ impl<'a> Compilation<'_, 'a> {
                 policed.push(policed[at]);
                 Known { end: End::Workload(WorkloadHandle(handle)), class: self.class_of_workload(workload, claim.address) }
             }
+            Owner::Pending => Known { end: End::Pending, class: 0 },
             Owner::Node(node) => {
                 let at = ends.nodes.iter().position(|known| known == node);
                 let at = at.unwrap_or_else(|| {

@@ -2,6 +2,8 @@
 
 #[path = "policy/any.rs"]
 mod any;
+#[path = "policy/check.rs"]
+mod check;
 #[path = "policy/fleet.rs"]
 mod fleet;
 #[path = "policy/property.rs"]

@@ -202,14 +202,13 @@ fn rule_4_joining_opens_no_path_and_an_export_is_consent() {
 
 #[test]
 fn rule_4_an_export_reaches_clusters_where_its_namespace_exists() {
-    let mut fleet = declared();
+    let mut fleet = with(Settings { cross_cluster_default: Some(CrossClusterDefault::Exports), ..Settings::default() });
     export(&mut fleet, Some(5432));
-    let asked = "10.2.0.1 > 10.1.0.2 5432/TCP";
-    assert!(fleet.egress(asked).starts_with("allow"));
-    fleet.grant("north", "10.3.0.0/16", "");
-    // North speaks for shop, so a pod there makes the namespace exist.
-    fleet.pod("north/shop/job", "10.3.0.1", "", "");
-    assert!(fleet.egress("10.3.0.1 > 10.1.0.2 5432/TCP").starts_with("allow"));
+    fleet.pod("north/bank/job", "10.3.0.1", "", "");
+    let asked = "10.3.0.1 > 10.1.0.2 5432/TCP";
+    assert_eq!(fleet.egress(asked), "deny: not-exported (Fleet)");
+    fleet.namespace("north", "shop", "");
+    assert_eq!(fleet.egress(asked), "allow: fleet-default (Fleet)");
 }
 
 #[test]
