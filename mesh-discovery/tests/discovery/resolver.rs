@@ -302,7 +302,8 @@ proptest! {
         }
         if let Reply::Answer(bytes) = &reply {
             prop_assert_eq!(&bytes[..2], &packet[..2]);
-            prop_assert!(bytes[2] & 0x80 != 0 && bytes.len() <= if tcp { 65_535 } else { 1232 });
+            let limit = if tcp { 65_535 } else { 1232 };
+            prop_assert!(bytes[2] & 0x80 != 0 && bytes.len() <= limit);
         }
     }
 
