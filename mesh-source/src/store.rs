@@ -1,0 +1,238 @@
+//! Stores of signed records: bytes under paths. No store is trusted with what the bytes say.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use mesh_core::record::{MAX_RECORD_BYTES, MAX_ROOT_RECORD_BYTES};
+use mesh_core::{Bytes, ClusterName, RecordKey};
+use sha2::{Digest, Sha256};
+
+mod directory;
+mod source;
+
+pub use self::directory::DirectoryStore;
+pub use self::source::StoreSource;
+pub(crate) use self::source::record_path;
+
+/// The directory of the root's records: no cluster's record has a root record's name, so a cluster may be called that, too.
+const ROOT: &str = "fleet";
+/// A file name of 255 bytes is the most that Linux takes, and a temporary one is longer than the name.
+const MAX_NAME: usize = 200;
+const ENDING: &str = ".rec";
+
+/// Where a record lies in a store: `east/slice__node-1.rec`, `fleet/grant__east.rec`.
+///
+/// The path says what the record is about, so that a newer one takes its place. It proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordPath(String);
+
+impl RecordPath {
+    /// Returns the path of a cluster's record.
+    pub fn record(cluster: &ClusterName, key: &RecordKey) -> RecordPath {
+        let name = match key {
+            RecordKey::Node(name) => format!("node__{name}"),
+            RecordKey::Namespace(name) => format!("namespace__{name}"),
+            RecordKey::Slice(node) => format!("slice__{node}"),
+            RecordKey::Export(id) => format!("export__{}__{}", id.namespace, id.name),
+            RecordKey::Import(id) => format!("import__{}__{}", id.namespace, id.name),
+            RecordKey::Lease => "lease".to_owned(),
+        };
+        RecordPath::of(cluster.as_str(), &name)
+    }
+
+    /// Returns the path of the grant of a cluster.
+    pub fn grant(cluster: &ClusterName) -> RecordPath {
+        RecordPath::of(ROOT, &format!("grant__{cluster}"))
+    }
+
+    /// Returns the path of the fleet policies.
+    pub fn policies() -> RecordPath {
+        RecordPath::of(ROOT, "policies")
+    }
+
+    /// Returns the path of the revocation of a cluster's grants.
+    pub fn revocation(cluster: &ClusterName) -> RecordPath {
+        RecordPath::of(ROOT, &format!("revocation__{cluster}"))
+    }
+
+    /// Takes a path as a store lists it; `None` for anything that is no record's.
+    pub fn parse(path: &str) -> Option<RecordPath> {
+        let (directory, file) = path.split_once('/')?;
+        let name = file.strip_suffix(ENDING)?;
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        let whole = ClusterName::new(directory).is_ok() && !name.is_empty() && !name.starts_with('.');
+        (whole && name.len() <= MAX_NAME && name.bytes().all(good)).then(|| RecordPath(path.to_owned()))
+    }
+
+    /// Returns the path's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the cluster's directory, or `fleet`.
+    pub(crate) fn directory(&self) -> &str {
+        self.0.split_once('/').map_or("", |(directory, _)| directory)
+    }
+
+    /// Tells whether this is a root record's path.
+    pub fn is_root(&self) -> bool {
+        let name = self.0.split_once('/').map_or("", |(_, name)| name);
+        self.directory() == ROOT && ["grant__", "policies", "revocation__"].iter().any(|kind| name.starts_with(kind))
+    }
+
+    /// Returns the path of this root record as it was seen in the store of `origin`: copies of different age lie side by side.
+    pub(crate) fn seen_in(&self, origin: &ClusterName) -> RecordPath {
+        let name = self.0.split_once('/').map_or("", |(_, name)| name);
+        RecordPath::of(ROOT, &format!("{}{SEEN_IN}{origin}", name.strip_suffix(ENDING).unwrap_or(name)))
+    }
+
+    /// Tells whether this is a copy made by a mirror.
+    pub(crate) fn is_seen_in(&self) -> bool {
+        self.0.contains(SEEN_IN)
+    }
+
+    /// Returns how large a record at this path may be.
+    pub(crate) fn limit(&self) -> u64 {
+        (if self.is_root() { MAX_ROOT_RECORD_BYTES } else { MAX_RECORD_BYTES }) as u64
+    }
+
+    /// Names of Kubernetes have no `_` and no `~`, so different records have different names.
+    fn of(directory: &str, name: &str) -> RecordPath {
+        if name.len() <= MAX_NAME {
+            return RecordPath(format!("{directory}/{name}{ENDING}"));
+        }
+        let digest = Sha256::digest(name.as_bytes());
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        RecordPath(format!("{directory}/{}~{digest}{ENDING}", &name[..MAX_NAME - 1 - digest.len()]))
+    }
+}
+
+const SEEN_IN: &str = "__seen-in__";
+
+impl fmt::Display for RecordPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The record is larger than any record may be.
+    #[error("{path}: {len} bytes are more than the {limit} that a record may have")]
+    TooLarge {
+        /// The record's path.
+        path: RecordPath,
+        /// Its size in bytes.
+        len: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A file could not be read, written or removed.
+    #[error("{path}: {source}; make room, or make the store a directory that this process can use")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A place for signed records.
+#[async_trait]
+pub trait Store: Send {
+    /// Puts a record at a path, in place of the one there.
+    ///
+    /// # Errors
+    /// Returns an error where it could not be put; what was there is still there then.
+    async fn put(&mut self, path: &RecordPath, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Returns the record at a path.
+    ///
+    /// # Errors
+    /// Returns an error where there is one and it cannot be read.
+    async fn get(&mut self, path: &RecordPath) -> Result<Option<Bytes>, StoreError>;
+
+    /// Returns the paths of all records, in order.
+    ///
+    /// # Errors
+    /// Returns an error where the store cannot be read.
+    async fn list(&mut self) -> Result<Vec<RecordPath>, StoreError>;
+
+    /// Removes the record at a path, if there is one.
+    ///
+    /// # Errors
+    /// Returns an error where it is still there.
+    async fn remove(&mut self, path: &RecordPath) -> Result<(), StoreError>;
+}
+
+fn check_size(path: &RecordPath, bytes: &[u8]) -> Result<(), StoreError> {
+    let (len, limit) = (bytes.len() as u64, path.limit());
+    if len > limit { Err(StoreError::TooLarge { path: path.clone(), len, limit }) } else { Ok(()) }
+}
+
+/// A store in memory, for tests and simulations.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    records: BTreeMap<RecordPath, Bytes>,
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn put(&mut self, path: &RecordPath, bytes: Bytes) -> Result<(), StoreError> {
+        check_size(path, &bytes)?;
+        self.records.insert(path.clone(), bytes);
+        Ok(())
+    }
+
+    async fn get(&mut self, path: &RecordPath) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.records.get(path).cloned())
+    }
+
+    async fn list(&mut self) -> Result<Vec<RecordPath>, StoreError> {
+        Ok(self.records.keys().cloned().collect())
+    }
+
+    async fn remove(&mut self, path: &RecordPath) -> Result<(), StoreError> {
+        self.records.remove(path);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::{ObjectName, ServiceId};
+
+    #[test]
+    fn paths_are_safe_and_read_back() {
+        let east = ClusterName::new("east").expect("valid");
+        let long = ObjectName::new(&vec!["a".repeat(60); 4].join(".")).expect("valid");
+        let id = ServiceId { namespace: "shop".parse().expect("valid"), name: long.clone() };
+        for key in [RecordKey::Node(long.clone()), RecordKey::Slice(long), RecordKey::Export(id), RecordKey::Lease] {
+            let path = RecordPath::record(&east, &key);
+            assert_eq!(RecordPath::parse(path.as_str()), Some(path.clone()));
+            assert!(path.as_str().len() < 255 && !path.is_root(), "{path}");
+        }
+        let grant = RecordPath::grant(&east);
+        assert_eq!(grant.as_str(), "fleet/grant__east.rec");
+        assert!(grant.is_root() && grant.seen_in(&east).is_root() && grant.seen_in(&east).is_seen_in());
+        let fleet = ClusterName::new("fleet").expect("a cluster may be called so");
+        assert!(!RecordPath::record(&fleet, &RecordKey::Lease).is_root());
+        for bad in [
+            "lease.rec",
+            "../lease.rec",
+            "east/.tmp-1.rec",
+            "east/a/b.rec",
+            "East/lease.rec",
+            "east/lease",
+            "east/.rec",
+            "east/é.rec",
+        ] {
+            assert_eq!(RecordPath::parse(bad), None, "{bad}");
+        }
+    }
+}
