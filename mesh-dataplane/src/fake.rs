@@ -7,6 +7,8 @@ use mesh_core::FlowRecord;
 use crate::op::Op;
 use crate::tunnel::{Actual, Tunnel, TunnelError};
 
+type Predicate = Box<dyn Fn(&Op) -> bool + Send>;
+
 /// A tunnel that carries no packets: for tests of everything above the [`Tunnel`] seam.
 #[derive(Default)]
 pub struct FakeTunnel {
@@ -14,7 +16,7 @@ pub struct FakeTunnel {
     applied: Vec<Op>,
     tried: u64,
     failing: BTreeSet<u64>,
-    failing_where: Option<Box<dyn Fn(&Op) -> bool + Send>>,
+    failing_where: Option<Predicate>,
     failing_observations: u32,
     flows: VecDeque<FlowRecord>,
 }

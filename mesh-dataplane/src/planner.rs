@@ -139,3 +139,6 @@ fn granted_overlay(state: &State, link: &NodeLink) -> Vec<IpAddr> {
 fn peer(link: &NodeLink) -> Peer {
     Peer { keys: PeerKeys { current: link.key, next: link.next_key }, endpoints: link.endpoints.clone() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,14 +56,12 @@ fn later_fragments_of_a_cut_flow_are_dropped() {
 }
 
 #[test]
-fn an_allowed_name_lends_its_fragments_to_nobody() {
-    // Between cart and web one port is open; a second first fragment of the same name asks for another.
+fn an_allowed_packet_lends_its_name_to_no_other() {
     let mut node = Node::new();
-    let allowed = fragments_v4(&udp((DB, 1000), (CART, 53), &[0; 64]), 5, 32);
-    assert_eq!(node.receive(&allowed[0]), Inbound::Deliver);
-    node.fleet.isolate("cart", Some(false), None);
-    node.program();
-    let denied = fragments_v4(&udp((DB, 1000), (CART, 99), &[0; 64]), 5, 32);
-    assert_eq!(node.receive(&denied[0]), Inbound::Drop(DropReason::Policy));
-    assert_eq!(node.receive(&denied[1]), Inbound::Drop(DropReason::FragmentWithoutFirst));
+    assert_eq!(node.send(&udp((WEB, 1000), (DB, 53), b"?")), Outbound::Send(node.west));
+    let answer = fragments_v4(&udp((DB, 53), (WEB, 1000), &[0; 64]), 5, 32);
+    let attack = fragments_v4(&udp((DB, 53), (WEB, 99), &[0; 64]), 5, 32);
+    assert_eq!(node.receive(&answer[0]), Inbound::Deliver);
+    assert_eq!(node.receive(&attack[0]), Inbound::Drop(DropReason::Policy));
+    assert_eq!(node.receive(&attack[1]), Inbound::Drop(DropReason::FragmentWithoutFirst), "the name is tainted");
 }

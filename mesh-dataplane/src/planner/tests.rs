@@ -1,0 +1,143 @@
+use std::sync::Arc;
+
+use mesh_core::{
+    Endpoint, EndpointPort, EndpointSlice, Grant, Key, Labels, Node, Protocol, Resource, Service, ServiceKind, ServicePort,
+    SessionAffinity,
+};
+
+use super::*;
+use crate::test_fleet::*;
+
+fn prefixes<'a>(set: impl IntoIterator<Item = &'a Prefix>) -> Vec<String> {
+    set.into_iter().map(ToString::to_string).collect()
+}
+
+fn routes(plan: &Plan) -> Vec<String> {
+    plan.routes.iter().map(|(prefix, node)| format!("{prefix} {node}")).collect()
+}
+
+#[test]
+fn routes_and_peers_are_the_other_nodes_of_the_scope() {
+    let mut fleet = Fleet::new();
+    fleet.node("east/n2", 4, &["10.1.1.0/24"]);
+    let plan = fleet.plan("east/n1", Scope::Fleet);
+    assert_eq!(routes(&plan), ["10.2.0.0/24 west/n1", "10.3.0.0/24 west/n2", "fd00:2::/64 west/n1"]);
+    assert_eq!(prefixes(&plan.local.prefixes), ["10.1.0.0/24", "fd00:1::/64"]);
+    assert_eq!(plan.local.overlay, [prefix("10.1.0.0/24").address(), prefix("fd00:1::/64").address()]);
+    for scope in [Scope::Cluster, Scope::Node] {
+        let plan = fleet.plan("east/n1", scope);
+        assert_eq!(routes(&plan)[0], "10.1.1.0/24 east/n2");
+        assert_eq!(plan.peers.len(), 3);
+        assert!(!plan.peers.contains_key(&node_id("east/n1")), "a node is no peer of its own");
+    }
+}
+
+#[test]
+fn guarded_is_what_may_only_go_through_the_tunnel() {
+    let fleet = Fleet::new();
+    let guarded = |scope| prefixes(&fleet.plan("east/n1", scope).guarded);
+    assert_eq!(guarded(Scope::Node), ["10.1.0.0/16", "10.2.0.0/15", "fd00:1::/48", "fd00:2::/48"]);
+    assert_eq!(guarded(Scope::Fleet), ["10.2.0.0/15", "fd00:2::/48"], "the own cluster is the CNI's");
+    let cluster = fleet.plan("east/n1", Scope::Cluster).guarded;
+    let holds = |text: &str| cluster.iter().any(|prefix| prefix.contains(text.parse().expect("an address")));
+    assert!(!holds("10.1.0.5") && !holds("fd00:1::5"), "the own node is the CNI's");
+    assert!(holds("10.1.1.5") && holds("10.1.255.255") && holds("fd00:1:0:1::1") && holds("10.2.0.9"));
+}
+
+#[test]
+fn a_node_without_prefixes_speaks_for_its_workloads_and_overlay() {
+    let mut fleet = Fleet::new();
+    fleet.set(Resource::Node(Node {
+        id: node_id("west/n1"),
+        labels: Labels::default(),
+        addresses: Vec::new(),
+        prefixes: Vec::new(),
+    }));
+    assert_eq!(
+        routes(&fleet.plan("east/n1", Scope::Fleet)),
+        ["10.2.0.0/32 west/n1", "10.2.0.9/32 west/n1", "10.3.0.0/24 west/n2", "fd00:2::/128 west/n1", "fd00:2::9/128 west/n1"]
+    );
+}
+
+#[test]
+fn a_prefix_that_two_nodes_claim_belongs_to_the_first_by_name() {
+    let mut fleet = Fleet::new();
+    fleet.node("west/n0", 5, &["10.3.0.0/24"]);
+    let plan = fleet.plan("east/n1", Scope::Fleet);
+    assert_eq!(plan.routes[&prefix("10.3.0.0/24")], node_id("west/n0"));
+    let plan = fleet.plan("west/n2", Scope::Node);
+    assert!(!plan.local.prefixes.contains(&prefix("10.3.0.0/24")), "the loser does not claim it either");
+}
+
+#[test]
+fn a_grant_that_is_gone_takes_the_routes_along() {
+    let mut fleet = Fleet::new();
+    fleet.unset(Key::Grant("west".parse().expect("a name")));
+    let plan = fleet.plan("east/n1", Scope::Fleet);
+    assert!(plan.routes.is_empty(), "{:?}", plan.routes);
+    assert!(plan.guarded.is_empty());
+}
+
+#[test]
+fn peers_need_an_endpoint_on_one_side() {
+    let mut fleet = Fleet::new();
+    let silence = |fleet: &mut Fleet, id: &str| {
+        let mut link = fleet.state.facts().links[&node_id(id)].clone();
+        link.endpoints.clear();
+        fleet.set(Resource::NodeLink(link));
+    };
+    silence(&mut fleet, "west/n2");
+    assert!(fleet.plan("east/n1", Scope::Fleet).peers.contains_key(&node_id("west/n2")), "it calls us");
+    silence(&mut fleet, "east/n1");
+    let plan = fleet.plan("east/n1", Scope::Fleet);
+    assert_eq!(plan.peers.keys().collect::<Vec<_>>(), [&node_id("west/n1")], "neither can call the other");
+    assert!(plan.routes.values().all(|node| plan.peers.contains_key(node)), "no route without its peer");
+}
+
+#[test]
+fn cluster_addresses_lead_to_the_ready_backends_of_their_family() {
+    let mut fleet = Fleet::new();
+    let (cluster, id): (mesh_core::ClusterName, mesh_core::ServiceId) =
+        ("east".parse().expect("valid"), "shop/cart".parse().expect("valid"));
+    fleet.set(Resource::Service(Service {
+        cluster: cluster.clone(),
+        id: id.clone(),
+        kind: ServiceKind::ClusterIp,
+        addresses: vec!["10.96.0.7".parse().expect("valid")],
+        ports: vec![ServicePort { name: None, protocol: Protocol::Tcp, port: 80, app_protocol: None }],
+        affinity: SessionAffinity::None,
+        publish_not_ready: false,
+        external_name: None,
+    }));
+    let endpoint = |address: &str, ready| Endpoint {
+        addresses: vec![address.parse().expect("valid")],
+        ready,
+        hostname: None,
+        node: None,
+        ports: vec![EndpointPort { name: None, protocol: Protocol::Tcp, port: Some(8080) }],
+    };
+    fleet.set(Resource::EndpointSlice(EndpointSlice {
+        cluster,
+        name: "cart-1".parse().expect("valid"),
+        service: id,
+        endpoints: vec![endpoint(CART, true), endpoint(WEB, false), endpoint(WEB6, true)],
+    }));
+    let table = |node| fleet.plan(node, Scope::Node).services;
+    let services = table("east/n1");
+    let [(frontend, backends)] = &services.0.iter().collect::<Vec<_>>()[..] else { panic!("one frontend: {services:?}") };
+    assert_eq!((frontend.address.to_string(), frontend.port), ("10.96.0.7".into(), 80));
+    assert_eq!(backends.ready, [(CART.parse().expect("valid"), 8080)]);
+    assert!(table("west/n1").0.is_empty(), "another cluster's own addresses are its own affair");
+}
+
+#[test]
+fn overlapping_grants_are_guarded_once() {
+    let mut fleet = Fleet::new();
+    let grant = Grant { cluster: "north".parse().expect("valid"), prefixes: vec![prefix("10.2.7.0/24")], ..east(&fleet) };
+    fleet.set(Resource::Grant(Arc::new(grant)));
+    assert_eq!(prefixes(&fleet.plan("east/n1", Scope::Fleet).guarded), ["10.2.0.0/15", "fd00:2::/48"]);
+}
+
+fn east(fleet: &Fleet) -> Grant {
+    (*fleet.state.facts().grants["east"]).clone()
+}
