@@ -16,6 +16,8 @@ use crate::stats::{EngineCounters, PeerStats, TunnelStats};
 mod control;
 mod peer;
 
+pub use self::control::UnknownPeer;
+
 /// How often sessions are asked what time asks of them; boringtun's timers have this grain.
 const TICK: Duration = Duration::from_millis(250);
 

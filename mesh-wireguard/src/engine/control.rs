@@ -67,7 +67,8 @@ impl<S: Session> Engine<S> {
             peer.endpoint = spec.endpoints.first().copied().or(peer.endpoint);
         }
         peer.spec = spec.clone();
-        if !self.links.get(peer.active as usize).is_some_and(|link| link.as_ref().is_some_and(|link| link.peer == handle)) {
+        let active = self.links.get(peer.active as usize).and_then(Option::as_ref);
+        if active.is_none_or(|link| link.peer != handle) {
             peer.active = current;
         }
         if self.links[current as usize].as_ref().is_some_and(|link| link.confirmed.is_none()) {

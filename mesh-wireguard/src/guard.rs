@@ -1,0 +1,111 @@
+//! The guard: fleet prefixes go into the tunnel or nowhere, also while no agent runs.
+
+use std::collections::BTreeSet;
+
+use mesh_core::Prefix;
+
+use crate::netlink::NetlinkError;
+use crate::netlink::route::{Destination, Route, Routing, Rule};
+use crate::{PRIORITY_DELIVER, PRIORITY_OVERLAY, TABLE_MAIN};
+
+/// The metric of the guard's routes: the worst there is, so that any other route to the same prefix wins.
+pub(crate) const METRIC_GUARD: u32 = u32::MAX;
+
+/// Blackhole routes for the fleet's prefixes in a routing table of their own, which is asked before the main one.
+///
+/// ```text
+///   priority    0  lookup local
+///   priority 7300  iif landbridge0 lookup main     what comes out of the tunnel is delivered
+///   priority 7301  lookup 7300                     throw <except>, dev landbridge0 <routes>, blackhole <prefixes>
+///   priority 32766 lookup main
+/// ```
+///
+/// Only [`down`](Guard::down) removes them: they stand before the agent starts and after it dies. The agent's overlay routes
+/// are in the same table with a better metric, and vanish with its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The routing table: [`TABLE`](crate::TABLE) unless another program has that number.
+    pub table: u32,
+    /// The tunnel's device, by name: it need not exist.
+    pub device: String,
+    /// What must never leave in the clear.
+    pub prefixes: BTreeSet<Prefix>,
+    /// What is left to the other routes: with scope fleet the own cluster's prefixes, with scope cluster the node's own.
+    pub except: BTreeSet<Prefix>,
+}
+
+/// What of the guard is in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardStatus {
+    /// The rules are there, for both families.
+    pub rules: bool,
+    /// Prefixes that are guarded now, by [`Guard::up`] or by a tunnel.
+    pub guarded: BTreeSet<Prefix>,
+    /// Prefixes that are excepted now.
+    pub excepted: BTreeSet<Prefix>,
+}
+
+impl Guard {
+    /// Puts the guard in place, in the calling thread's network namespace. What is there already stays; prefixes that an
+    /// earlier guard had and this one has not are no longer guarded.
+    pub fn up(&self) -> Result<(), NetlinkError> {
+        let mut routing = Routing::open()?;
+        let wanted: BTreeSet<Route> = self.routes().collect();
+        for route in &wanted {
+            routing.set_route(*route)?;
+        }
+        install_rules(&mut routing, &self.device, self.table)?;
+        let stale = routing.routes(self.table)?.into_iter().filter(|route| route.metric == METRIC_GUARD);
+        for route in stale.filter(|route| !wanted.contains(route)) {
+            routing.delete_route(route)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the guard with everything else of ours in its table, and the rules. Traffic to the fleet's prefixes takes the
+    /// other routes again, in the clear.
+    pub fn down(&self) -> Result<(), NetlinkError> {
+        let mut routing = Routing::open()?;
+        for rule in routing.rules()? {
+            routing.delete_rule(&rule)?;
+        }
+        for route in routing.routes(self.table)? {
+            routing.delete_route(route)?;
+        }
+        Ok(())
+    }
+
+    /// Reads back what is in place.
+    pub fn status(&self) -> Result<GuardStatus, NetlinkError> {
+        let mut routing = Routing::open()?;
+        let present = routing.rules()?;
+        let routes = routing.routes(self.table)?;
+        let of = |to: Destination| routes.iter().filter(move |route| route.to == to).map(|route| route.prefix).collect();
+        Ok(GuardStatus {
+            rules: rules(&self.device, self.table).all(|rule| present.contains(&rule)),
+            guarded: of(Destination::Blackhole),
+            excepted: of(Destination::Throw),
+        })
+    }
+
+    fn routes(&self) -> impl Iterator<Item = Route> {
+        let route =
+            |to: Destination| move |prefix: &Prefix| Route { table: self.table, prefix: *prefix, metric: METRIC_GUARD, to };
+        // A prefix in both sets is excepted: two routes of one prefix and metric would replace each other.
+        let guarded = self.prefixes.difference(&self.except).map(route(Destination::Blackhole));
+        guarded.chain(self.except.iter().map(route(Destination::Throw)))
+    }
+}
+
+/// Adds the rules; those that are there stay.
+pub(crate) fn install_rules(routing: &mut Routing, device: &str, table: u32) -> Result<(), NetlinkError> {
+    rules(device, table).try_for_each(|rule| routing.add_rule(&rule))
+}
+
+fn rules(device: &str, table: u32) -> impl Iterator<Item = Rule> {
+    let device = device.to_owned();
+    [true, false].into_iter().flat_map(move |ipv4| {
+        let deliver = Rule { ipv4, priority: PRIORITY_DELIVER, table: TABLE_MAIN, input: Some(device.clone()) };
+        [deliver, Rule { ipv4, priority: PRIORITY_OVERLAY, table, input: None }]
+    })
+}

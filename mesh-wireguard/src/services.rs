@@ -1,0 +1,300 @@
+//! Services: connections to a service address are translated to a ready backend, on the client's node, by nftables.
+//!
+//! ```text
+//!   table inet landbridge
+//!     prerouting, output (nat)   daddr . protocol . port  -> @services4 / @services6 -> chain of the service
+//!     service-N                  a random backend, or the hash of the client with affinity -> dnat
+//!     refuse                     frontends without a ready backend: TCP reset, or ICMP port unreachable
+//!     untracked (raw)            only with scope node, see below
+//! ```
+//!
+//! The kernel's conntrack undoes the translation on whatever path the reply takes, and keeps connections that exist on their
+//! backend when the table changes. A change is one transaction that replaces the table's content.
+//!
+//! With scope node a packet between two workloads of the node crosses the node twice: from the client's device into the TUN,
+//! and from the TUN to the server. Conntrack must see each connection at one of the two crossings only, or the second one's
+//! entry collides with the first's translated reply. Client packets are seen when they come from the client, replies when they
+//! come from the TUN: what comes from a workload to a fleet address that is no service, and what comes from the TUN to a
+//! backend, is not tracked.
+//!
+//! The table is ours by its comment. A table of this name with another comment is an error, and is left alone.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use mesh_core::{Prefix, SessionAffinity};
+use mesh_dataplane::{Local, Scope, ServiceTable};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use crate::netlink::attributes::{Attributes, find, push_message};
+use crate::netlink::{Netlink, NetlinkError};
+use crate::nft::{
+    Element, Expressions, FAMILY_INET, Field, GET_TABLE, Hook, SetKind, TABLE_NAME, TABLE_USERDATA, Transaction, Value, Verdict,
+    address_bytes,
+};
+
+/// The table's name.
+pub const NFT_TABLE: &str = "landbridge";
+
+/// What the comment of our table begins with; a hash of the content follows.
+const COMMENT: &str = "landbridge node agent ";
+
+const PREROUTING: u32 = 0;
+const OUTPUT: u32 = 3;
+/// `NF_IP_PRI_NAT_DST` and `NF_IP_PRI_RAW`.
+const PRIORITY_NAT: i32 = -100;
+const PRIORITY_RAW: i32 = -300;
+
+const FRONTEND4: &[Field] = &[Field::Ipv4, Field::Protocol, Field::Port];
+const FRONTEND6: &[Field] = &[Field::Ipv6, Field::Protocol, Field::Port];
+
+/// Why the service table could not be programmed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// Another program has a table of this name.
+    #[error("the nftables table 'inet {NFT_TABLE}' is there and is not ours (its comment says so): remove or rename it")]
+    ForeignTable,
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// What the rules are made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ruleset<'a> {
+    pub(crate) services: &'a ServiceTable,
+    /// What is local, once it is known.
+    pub(crate) local: Option<&'a Local>,
+    /// Every prefix that the tunnel carries.
+    pub(crate) fleet: BTreeSet<Prefix>,
+    /// The tunnel's device.
+    pub(crate) device: &'a str,
+}
+
+/// The kernel's nftables, as one network namespace has them.
+#[derive(Debug)]
+pub struct ServiceRules(Netlink);
+
+impl ServiceRules {
+    /// Opens the calling thread's network namespace.
+    pub fn open() -> Result<ServiceRules, ServicesError> {
+        Ok(ServiceRules(Netlink::open(NETLINK_NETFILTER)?))
+    }
+
+    /// Removes the table, where it is there and ours.
+    pub fn remove(&mut self) -> Result<(), ServicesError> {
+        if self.comment()?.is_some() { self.commit(Transaction::delete(NFT_TABLE)) } else { Ok(()) }
+    }
+
+    /// Replaces the content of the table, unless it is what is there.
+    pub(crate) fn set(&mut self, ruleset: &Ruleset<'_>) -> Result<(), ServicesError> {
+        if self.is(ruleset)? { Ok(()) } else { self.commit(ruleset.transaction()) }
+    }
+
+    /// Tells whether the kernel has these rules: as far as the comment of the table tells.
+    pub(crate) fn is(&mut self, ruleset: &Ruleset<'_>) -> Result<bool, ServicesError> {
+        Ok(self.comment()?.is_some_and(|comment| comment == ruleset.comment()))
+    }
+
+    fn commit(&mut self, transaction: Transaction) -> Result<(), ServicesError> {
+        let (bytes, last) = transaction.finish();
+        self.0.reserve(bytes.len());
+        self.0.transact("program nftables", &bytes, last)?;
+        Ok(())
+    }
+
+    /// Returns the comment of our table, `None` where there is no table.
+    fn comment(&mut self) -> Result<Option<String>, ServicesError> {
+        let mut name = Attributes::default();
+        name.text(TABLE_NAME, NFT_TABLE);
+        let mut bytes = Vec::new();
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+        push_message(&mut bytes, GET_TABLE, flags, 1, [&[FAMILY_INET, 0, 0, 0], name.as_bytes()]);
+        let answers = match self.0.transact("read nftables", &bytes, 1) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        let Some(table) = answers.first().and_then(|answer| answer.get(4..)) else { return Ok(None) };
+        let comment = find(table, TABLE_USERDATA).and_then(read_comment);
+        comment.filter(|comment| comment.starts_with(COMMENT)).map(Some).ok_or(ServicesError::ForeignTable)
+    }
+}
+
+impl Ruleset<'_> {
+    fn comment(&self) -> String {
+        // Equal rules make equal bytes; the hash only tells rules of one build apart.
+        let mut hasher = DefaultHasher::new();
+        self.write(Transaction::delete(NFT_TABLE)).finish().0.hash(&mut hasher);
+        format!("{COMMENT}{:016x}", hasher.finish())
+    }
+
+    fn transaction(&self) -> Transaction {
+        let comment = self.comment();
+        // nft's user data: type 0 is the comment, then its length with the terminating zero.
+        let userdata = [&[0, comment.len() as u8 + 1], comment.as_bytes(), &[0]].concat();
+        self.write(Transaction::replace(NFT_TABLE, &userdata))
+    }
+
+    fn write(&self, mut to: Transaction) -> Transaction {
+        to.chain("refuse", None);
+        to.rule("refuse", Expressions::new().protocol(6).reset());
+        to.rule("refuse", Expressions::new().unreachable());
+        for (name, number) in [("prerouting", PREROUTING), ("output", OUTPUT)] {
+            to.chain(name, Some(Hook { kind: "nat", number, priority: PRIORITY_NAT }));
+        }
+        let mut frontends = [Vec::new(), Vec::new()];
+        for (index, (frontend, backends)) in self.services.0.iter().enumerate() {
+            let ipv4 = frontend.address.is_ipv4();
+            let ready: Vec<_> = backends.ready.iter().filter(|(address, _)| address.is_ipv4() == ipv4).copied().collect();
+            let chain =
+                if ready.is_empty() { "refuse".to_owned() } else { service(&mut to, index, ipv4, &ready, backends.affinity) };
+            let key = endpoint(frontend.address, frontend.protocol.number(), frontend.port);
+            frontends[usize::from(ipv4)].push((key, chain));
+        }
+        for ipv4 in [true, false] {
+            let key = if ipv4 { FRONTEND4 } else { FRONTEND6 };
+            let map = if ipv4 { "services4" } else { "services6" };
+            let elements = frontends[usize::from(ipv4)].iter();
+            let elements: Vec<_> =
+                elements.map(|(key, chain)| Element::Verdict(key.clone(), Verdict::Goto(chain.clone()))).collect();
+            to.set(map, SetKind { key, value: Value::Verdict, ranges: false }, &elements);
+            for chain in ["prerouting", "output"] {
+                to.rule(chain, Expressions::new().family(ipv4).destination_port_in(ipv4, map, true));
+            }
+        }
+        if let Some(local) = self.local.filter(|local| local.scope == Scope::Node) {
+            to.chain("untracked", Some(Hook { kind: "filter", number: PREROUTING, priority: PRIORITY_RAW }));
+            for ipv4 in [true, false] {
+                self.untracked(&mut to, local, ipv4, &frontends[usize::from(ipv4)]);
+            }
+        }
+        to
+    }
+
+    /// Writes the rules that keep connection tracking to one of the two crossings.
+    fn untracked(&self, to: &mut Transaction, local: &Local, ipv4: bool, frontends: &[(Vec<u8>, String)]) {
+        let suffix = if ipv4 { "4" } else { "6" };
+        let [backend_set, frontend_set, local_set, fleet_set] =
+            ["local-backends", "frontends", "local", "fleet"].map(|name| format!("{name}{suffix}"));
+        let is_local = |address: IpAddr| local.prefixes.iter().any(|prefix| prefix.contains(address));
+        let key = if ipv4 { FRONTEND4 } else { FRONTEND6 };
+        let address: &'static [Field] = if ipv4 { &[Field::Ipv4] } else { &[Field::Ipv6] };
+        let backends: BTreeSet<_> = self
+            .services
+            .0
+            .iter()
+            .flat_map(|(frontend, backends)| backends.ready.iter().map(|backend| (frontend.protocol, *backend)))
+            .filter(|(_, (address, _))| address.is_ipv4() == ipv4 && is_local(*address))
+            .map(|(protocol, (address, port))| endpoint(address, protocol.number(), port))
+            .collect();
+        let plain = SetKind { key, value: Value::Nothing, ranges: false };
+        to.set(&backend_set, plain, &backends.into_iter().map(Element::Key).collect::<Vec<_>>());
+        to.set(&frontend_set, plain, &frontends.iter().map(|(key, _)| Element::Key(key.clone())).collect::<Vec<_>>());
+        let ranged = SetKind { key: address, value: Value::Nothing, ranges: true };
+        to.set(&local_set, ranged, &ranges(local.prefixes.iter().copied(), ipv4));
+        to.set(&fleet_set, ranged, &ranges(self.fleet.iter().chain(&local.prefixes).copied(), ipv4));
+
+        let rule = || Expressions::new().family(ipv4);
+        to.rule("untracked", rule().input(self.device, true).destination_port_in(ipv4, &backend_set, false).untracked());
+        to.rule("untracked", rule().input(self.device, true).verdict(&Verdict::Return));
+        let from_local = format!("from-local{suffix}");
+        to.chain(&from_local, None);
+        to.rule("untracked", rule().source_in(ipv4, &local_set).verdict(&Verdict::Jump(from_local.clone())));
+        // Replies to the node's own connections end here and make no second crossing.
+        to.rule(&from_local, Expressions::new().for_this_machine().verdict(&Verdict::Return));
+        to.rule(&from_local, Expressions::new().destination_port_in(ipv4, &frontend_set, false).verdict(&Verdict::Return));
+        to.rule(&from_local, Expressions::new().destination_in(ipv4, &fleet_set).untracked());
+    }
+}
+
+/// Writes the chain of a service; returns its name.
+fn service(to: &mut Transaction, index: usize, ipv4: bool, ready: &[(IpAddr, u16)], affinity: SessionAffinity) -> String {
+    let (chain, map) = (format!("service-{index}"), format!("backends-{index}"));
+    let elements: Vec<_> = (0u32..)
+        .zip(ready)
+        .map(|(number, (address, port))| {
+            let value = [&address_bytes(*address)[..], &port.to_be_bytes(), &[0, 0]].concat();
+            Element::Data(number.to_ne_bytes().to_vec(), value)
+        })
+        .collect();
+    let value: &'static [Field] = if ipv4 { &[Field::Ipv4, Field::Port] } else { &[Field::Ipv6, Field::Port] };
+    to.set(&map, SetKind { key: &[Field::Number], value: Value::Fields(value), ranges: false }, &elements);
+    to.chain(&chain, None);
+    let modulus = ready.len() as u32;
+    let chosen = match affinity {
+        SessionAffinity::None => Expressions::new().random(modulus),
+        SessionAffinity::ClientIp { .. } => Expressions::new().hash_of_source(ipv4, modulus),
+    };
+    to.rule(&chain, chosen.translate_by(ipv4, &map));
+    chain
+}
+
+/// Returns address, protocol and port as a set's key has them.
+fn endpoint(address: IpAddr, protocol: u8, port: u16) -> Vec<u8> {
+    [&address_bytes(address)[..], &[protocol, 0, 0, 0], &port.to_be_bytes(), &[0, 0]].concat()
+}
+
+/// Returns the prefixes of one family as disjoint ranges: each start, and the address after each end.
+fn ranges(prefixes: impl Iterator<Item = Prefix>, ipv4: bool) -> Vec<Element> {
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    };
+    let bytes = |number: u128| if ipv4 { (number as u32).to_be_bytes().to_vec() } else { number.to_be_bytes().to_vec() };
+    let last_of_family = if ipv4 { u128::from(u32::MAX) } else { u128::MAX };
+    let sorted: BTreeSet<_> =
+        prefixes.filter(|prefix| prefix.is_ipv4() == ipv4).map(|p| (number(p.address()), number(p.last_address()))).collect();
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in sorted {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    let mut elements = Vec::new();
+    for (first, last) in merged {
+        elements.push(Element::Key(bytes(first)));
+        // The end of the address space ends its range by itself.
+        elements.extend((last < last_of_family).then(|| Element::RangeEnd(bytes(last + 1))));
+    }
+    elements
+}
+
+fn read_comment(userdata: &[u8]) -> Option<String> {
+    let [0, len, rest @ ..] = userdata else { return None };
+    let text = rest.get(..usize::from(*len))?.strip_suffix(&[0])?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_disjoint_and_end_after_their_last_address() {
+        let prefixes = ["10.1.0.0/24", "10.1.1.0/24", "10.1.0.0/25", "10.9.0.0/16", "255.0.0.0/8", "fd00::/8"];
+        let prefixes: Vec<Prefix> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
+        let shown = |ipv4| {
+            let elements = ranges(prefixes.iter().copied(), ipv4);
+            elements
+                .into_iter()
+                .map(|element| match element {
+                    Element::Key(key) => format!("{key:?}"),
+                    Element::RangeEnd(key) => format!("!{key:?}"),
+                    _ => unreachable!(),
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shown(true), ["[10, 1, 0, 0]", "![10, 1, 2, 0]", "[10, 9, 0, 0]", "![10, 10, 0, 0]", "[255, 0, 0, 0]"]);
+        assert_eq!(shown(false).len(), 2);
+    }
+
+    #[test]
+    fn comments_round_trip_and_foreign_ones_are_told_apart() {
+        assert_eq!(read_comment(&[0, 3, b'h', b'i', 0]), Some("hi".into()));
+        for other in [&[][..], &[0], &[1, 2, b'x', 0], &[0, 9, b'x', 0], &[0, 1, b'x']] {
+            assert_eq!(read_comment(other), None);
+        }
+    }
+}
