@@ -17,6 +17,8 @@ use crate::{ClusterName, Grant, NameError, NamespaceName, ObjectName, PublicKey,
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 /// The size limit of a record of a cluster: a slice of a thousand workloads with long labels fits.

@@ -25,6 +25,7 @@ mod leases;
 mod ledger;
 mod refresh;
 mod restore;
+mod root;
 mod signed;
 mod views;
 

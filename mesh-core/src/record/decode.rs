@@ -33,13 +33,13 @@ fn resource(own: &ClusterName, message: wire::Resource) -> Decoded<Resource> {
     Ok(match message.fact.ok_or("a resource of an unknown kind")? {
         wire::Fact::Node(message) => Resource::Node(Node {
             id: NodeId { cluster, name: name(&message.name)? },
-            labels: labels(message.labels)?,
+            labels: labels(&message.labels)?,
             addresses: addresses(&message.addresses)?,
             prefixes: prefixes(&message.prefixes)?,
         }),
         wire::Fact::NodeLink(message) => Resource::NodeLink(link(cluster, &message)?),
         wire::Fact::Namespace(message) => {
-            Resource::Namespace(Namespace { cluster, name: name(&message.name)?, labels: labels(message.labels)? })
+            Resource::Namespace(Namespace { cluster, name: name(&message.name)?, labels: labels(&message.labels)? })
         }
         wire::Fact::Workload(message) => Resource::Workload(workload(cluster, message)?),
         wire::Fact::Export(message) => Resource::Export(export(cluster, message)?),
@@ -76,7 +76,7 @@ fn workload(cluster: ClusterName, message: wire::Workload) -> Decoded<Workload> 
     let (namespace, pod): (NamespaceName, ObjectName) = (name(&message.namespace)?, name(&message.name)?);
     Ok(Workload {
         id: WorkloadId { cluster, namespace, name: pod },
-        labels: labels(message.labels)?,
+        labels: labels(&message.labels)?,
         service_account: text(&message.service_account)?,
         node: message.node.as_deref().map(name).transpose()?,
         host_network: message.host_network,
@@ -170,7 +170,7 @@ fn text(text: &str) -> Decoded<Arc<str>> {
     Ok(text.into())
 }
 
-fn labels(labels: Vec<wire::Label>) -> Decoded<Labels> {
+fn labels(labels: &[wire::Label]) -> Decoded<Labels> {
     let count = labels.len();
     let pairs = labels.iter().map(|label| Ok::<_, String>((text(&label.key)?, text(&label.value)?)));
     let labels = pairs.collect::<Result<Labels, _>>()?;

@@ -96,8 +96,11 @@ pub(super) enum Standing<'a> {
 /// What a record turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
-    /// Newer than what was held: the version and keys of that.
-    New(Option<(Version, Vec<Key>)>),
+    /// Newer than what was held: the version and keys of that, and whether the new one has a twin already.
+    New {
+        old: Option<(Version, Vec<Key>)>,
+        disputed: bool,
+    },
     /// Known already.
     Known,
     /// Older than the held version.
@@ -160,19 +163,29 @@ impl Cluster {
             return Noted::OverLimit;
         }
         let signer = self.signers.entry(*signer).or_default();
-        if signer.evidence.iter().any(|e| e.key == record.key && e.version == record.version && e.digests.contains(&digest)) {
-            return Noted::Known;
-        }
+        let twin = |e: &Evidence| e.key == record.key && e.version == record.version && e.digests.contains(&digest);
+        let disputed = signer.evidence.iter().any(twin);
         let Some(held) = signer.records.get_mut(&record.key) else {
             signer.bytes += bytes.len() + OVERHEAD;
-            signer.records.insert(record.key.clone(), Held::new(record, digest, bytes));
-            return Noted::New(None);
+            signer.records.insert(record.key.clone(), Held::new(record, digest, bytes, disputed));
+            return Noted::New { old: None, disputed };
         };
+        if record.version > held.version {
+            let mut new = Held::new(record, digest, bytes, disputed);
+            new.seen = std::mem::take(&mut held.seen);
+            new.see(record.version, digest);
+            let old = std::mem::replace(held, new);
+            signer.bytes = (signer.bytes + bytes.len()).saturating_sub(old.bytes.len());
+            return Noted::New { old: Some((old.version, old.keys)), disputed };
+        }
+        let is_held = record.version == held.version;
         match held.seen.get(&record.version).copied() {
-            Some(seen) if seen == digest && record.version == held.version => Noted::Known,
-            Some(seen) if seen == digest => Noted::Replayed(held.version),
+            Some(seen) if seen == digest || disputed => {
+                held.disputed |= is_held && disputed;
+                if is_held { Noted::Known } else { Noted::Replayed(held.version) }
+            }
             Some(seen) => {
-                held.disputed |= record.version == held.version;
+                held.disputed |= is_held;
                 // One proof for each epoch is enough.
                 if !signer.evidence.iter().any(|e| e.epoch >= epoch) {
                     let (key, version, bytes) = (record.key.clone(), record.version, bytes.clone());
@@ -181,27 +194,19 @@ impl Cluster {
                 }
                 Noted::Equivocation
             }
-            None if record.version < held.version => {
+            None => {
                 held.see(record.version, digest);
                 Noted::Replayed(held.version)
-            }
-            None => {
-                let mut new = Held::new(record, digest, bytes);
-                new.seen = std::mem::take(&mut held.seen);
-                new.see(record.version, digest);
-                let old = std::mem::replace(held, new);
-                signer.bytes = signer.bytes + bytes.len() - old.bytes.len().min(signer.bytes);
-                Noted::New(Some((old.version, old.keys)))
             }
         }
     }
 }
 
 impl Held {
-    fn new(record: &Record, digest: Sha, bytes: &Bytes) -> Held {
+    fn new(record: &Record, digest: Sha, bytes: &Bytes, disputed: bool) -> Held {
         let keys = record.resources.iter().map(crate::Resource::key).collect();
         let seen = BTreeMap::from([(record.version, digest)]);
-        Held { version: record.version, bytes: bytes.clone(), keys, disputed: false, seen }
+        Held { version: record.version, bytes: bytes.clone(), keys, disputed, seen }
     }
 
     fn see(&mut self, version: Version, digest: Sha) {

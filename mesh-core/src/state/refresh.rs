@@ -34,9 +34,9 @@ impl State {
         let counted = before.is_some() && !self.derived.contains(key);
         if counted != counts {
             if counts {
-                self.namespaces.add(key)
+                self.namespaces.add(key);
             } else {
-                self.namespaces.remove(key)
+                self.namespaces.remove(key);
             }
             change.dirty.insert(key.clone());
         }
@@ -65,6 +65,12 @@ impl State {
                     self.refresh(&key, change);
                 }
             }
+            Key::ServiceExport(cluster, id) => {
+                let signed = Key::Export(cluster.clone(), id.clone());
+                if self.offered.contains_key(&signed) {
+                    self.refresh(&signed, change);
+                }
+            }
             _ => {}
         }
     }
@@ -82,6 +88,9 @@ impl State {
         let mut refused = None;
         let mut admitted: Option<(&Origin, &Resource)> = None;
         for (origin, resource) in self.offered.get(key).into_iter().flatten() {
+            if self.is_over(origin, key) {
+                continue;
+            }
             match self.admit(origin, resource) {
                 Ok(()) => {
                     // A ServiceImport without addresses leaves them to the publisher.
@@ -101,6 +110,16 @@ impl State {
             }
         }
         (admitted.map(|(origin, resource)| (origin.clone(), resource.clone())), refused)
+    }
+
+    /// Tells whether a signed export of the own cluster has no manifest any more: its publisher has not heard of it yet.
+    fn is_over(&self, origin: &Origin, key: &Key) -> bool {
+        match (&self.config.trust, origin, key) {
+            (Trust::Signed { cluster: own, .. }, Origin::Record(..), Key::Export(cluster, id)) => {
+                own == cluster && !self.facts.service_exports.contains_key(&(cluster.clone(), id.clone()))
+            }
+            _ => false,
+        }
     }
 
     fn note_refused(&mut self, key: &Key, refused: Option<Refused>, change: &mut Change) {

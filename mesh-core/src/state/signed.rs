@@ -5,14 +5,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::ledger::{Noted, Policies, Sha, Standing};
+use super::ledger::{Noted, Sha, Standing};
 use super::{Origin, State, Trust};
-use crate::policy::PolicyScope;
 use crate::record::{self, RecordError};
-use crate::{
-    Change, ClusterName, Key, PublicKey, Record, RecordKey, Refusal, RefusalReason, Resource, RootRecord, Statement, Version,
-    manifest,
-};
+use crate::{Change, ClusterName, Key, PublicKey, Record, RecordKey, Refusal, RefusalReason, Resource, Statement, Version};
 
 impl State {
     /// Takes a signed statement in, as it travelled.
@@ -27,7 +23,7 @@ impl State {
                     RecordError::Signature { .. } => RefusalReason::BadSignature,
                     RecordError::TooLarge { .. } | RecordError::Form(_) => RefusalReason::Malformed,
                 };
-                return self.refuse(change, "record", reason, error);
+                return self.refuse(change, "record", reason, error.to_string());
             }
         };
         let subject = opened.statement.to_string();
@@ -43,58 +39,6 @@ impl State {
             Statement::Root(record) => self.take_root(record, &subject, opened.digest, bytes, change),
         }
         self.watch_time(change);
-    }
-
-    fn take_root(&mut self, record: RootRecord, subject: &str, digest: Sha, bytes: Bytes, change: &mut Change) {
-        match record {
-            RootRecord::Grant(grant) => {
-                let name = grant.cluster.clone();
-                let cluster = self.ledger.clusters.entry(name.clone()).or_default();
-                let known = cluster.grants.values().any(|(known, _)| *known == grant);
-                let superseded = cluster.deciding(self.now.wall).is_some_and(|known| {
-                    (grant.epoch, grant.not_before) < (known.epoch, known.not_before) && grant.not_before <= self.now.wall
-                });
-                let void = cluster.revoked.as_ref().is_some_and(|(epoch, _)| grant.epoch < *epoch);
-                let kept = cluster.note_grant(grant, digest, bytes);
-                if void && !known {
-                    self.refuse(change, subject, RefusalReason::Revoked, "its epoch is revoked");
-                } else if (superseded && !known) || !kept {
-                    self.refuse(change, subject, RefusalReason::Replayed, "a newer grant is known");
-                }
-                self.settle(&name, change);
-            }
-            RootRecord::Revocation { cluster: name, epoch } => {
-                let cluster = self.ledger.clusters.entry(name.clone()).or_default();
-                match &cluster.revoked {
-                    Some((known, _)) if *known == epoch => return,
-                    Some((known, _)) if *known > epoch => {
-                        let detail = format!("epochs below {known} are revoked already");
-                        return self.refuse(change, subject, RefusalReason::Replayed, detail);
-                    }
-                    _ => cluster.revoked = Some((epoch, bytes)),
-                }
-                self.settle(&name, change);
-            }
-            RootRecord::Policies { serial, manifests } => {
-                let known = self.ledger.policies.as_ref().map(|known| (known.serial, known.digest));
-                if known == Some((serial, digest)) {
-                    return;
-                }
-                // The root has no twin to fear but a person's slip: the digest decides, so that all agree.
-                if let Some((newer, _)) = known.filter(|known| *known > (serial, digest)) {
-                    return self.refuse(change, subject, RefusalReason::Replayed, format!("serial {newer} is known"));
-                }
-                match fleet_policies(&manifests) {
-                    Err(detail) => self.refuse(change, subject, RefusalReason::Malformed, detail),
-                    Ok(resources) => {
-                        let keys = resources.iter().map(Resource::key).collect();
-                        let old = self.ledger.policies.replace(Policies { serial, digest, bytes, keys });
-                        let old = old.map(|old| (Origin::Root, old.keys));
-                        self.replace(old, Some((Origin::Root, resources)), change);
-                    }
-                }
-            }
-        }
     }
 
     fn take_record(&mut self, record: &Record, signer: PublicKey, digest: Sha, bytes: &Bytes, change: &mut Change) {
@@ -126,10 +70,10 @@ impl State {
                 None => (RefusalReason::NoGrant, "kept until a grant names its signer".to_owned()),
                 Some(_) => (RefusalReason::BadSignature, format!("the grant does not name {signer}")),
             };
-            return if noted == Noted::Known {
-            } else {
-                self.refuse(change, subject, reason, detail)
-            };
+            if noted != Noted::Known {
+                self.refuse(change, subject, reason, detail);
+            }
+            return;
         }
         match noted {
             Noted::Known | Noted::OverLimit => {}
@@ -142,13 +86,13 @@ impl State {
                 self.refuse(change, subject, RefusalReason::Equivocation, detail);
                 self.settle(&record.cluster, change);
             }
-            Noted::New(_) if quarantined => {
+            Noted::New { .. } if quarantined => {
                 self.refuse(change, subject, RefusalReason::Quarantined, "kept until a grant of a new epoch");
             }
-            Noted::New(old) => {
+            Noted::New { old, disputed } => {
                 let old = old.map(|(version, keys)| (Origin::Record(Reverse(version), record.key.clone()), keys));
-                let new = self.believable(record, change);
-                self.replace(old, Some(new), change);
+                let new = if disputed { None } else { Some(self.believable(record, change)) };
+                self.replace(old, new, change);
             }
         }
     }
@@ -237,7 +181,7 @@ impl State {
             *labels = kept;
             for label in dropped {
                 let detail = format!("label {label} is the mesh's to set; it is dropped");
-                self.refuse(change, resource.key(), RefusalReason::NotAllowedHere, detail);
+                self.refuse(change, resource.key().to_string(), RefusalReason::NotAllowedHere, detail);
             }
         }
         (origin, resources)
@@ -265,8 +209,14 @@ impl State {
         }
     }
 
-    pub(super) fn refuse(&mut self, change: &mut Change, subject: impl ToString, reason: RefusalReason, detail: impl ToString) {
-        self.count_refusal(change, Refusal { subject: subject.to_string(), reason, detail: detail.to_string() });
+    pub(super) fn refuse(
+        &mut self,
+        change: &mut Change,
+        subject: impl Into<String>,
+        reason: RefusalReason,
+        detail: impl Into<String>,
+    ) {
+        self.count_refusal(change, Refusal { subject: subject.into(), reason, detail: detail.into() });
     }
 
     /// Returns the keys that are judged by the prefixes of `node`: its link, and the workloads in its slice.
@@ -316,25 +266,4 @@ fn check_form(record: &Record) -> super::admission::Admission {
         }
     }
     Ok(())
-}
-
-/// Reads the manifests of the fleet policies: all of them, or none where one is broken, for a policy that is left out may be
-/// the one that denies.
-fn fleet_policies(manifests: &[(String, String)]) -> Result<Vec<Resource>, String> {
-    let mut resources = Vec::new();
-    for (file, text) in manifests {
-        let parsed = manifest::parse(&manifest::ManifestSource { file, scope: PolicyScope::Fleet }, text);
-        if let Some(error) = parsed.errors.first() {
-            return Err(error.to_string());
-        }
-        for (resource, location) in parsed.resources {
-            match resource.key() {
-                Key::NetworkPolicy(PolicyScope::Fleet, ..) | Key::ClusterNetworkPolicy(PolicyScope::Fleet, _) => {
-                    resources.push(resource)
-                }
-                key => return Err(format!("{location}: {key} is no fleet policy")),
-            }
-        }
-    }
-    Ok(resources)
 }

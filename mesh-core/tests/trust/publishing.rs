@@ -1,0 +1,229 @@
+//! One publisher for each cluster, and what the others make of its words.
+
+use mesh_core::{
+    Bytes, Endpoint, EndpointSlice, Event, Key, NodeLink, Now, Publisher, RecordKey, RefusalReason, Resource, RestoreError,
+    Service, ServiceExport, ServiceImport, ServiceKind, SessionAffinity, SourceId, State, WireGuardKey,
+};
+
+use crate::fixture::*;
+
+fn source() -> SourceId {
+    SourceId("manifests".into())
+}
+
+fn set(state: &mut State, resource: Resource) {
+    let _ = state.apply(Event::Set(source(), resource), now(0));
+}
+
+fn unset(state: &mut State, key: Key) {
+    let _ = state.apply(Event::Unset(source(), key), now(0));
+}
+
+fn service(name: &str) -> [Resource; 3] {
+    let id: mesh_core::ServiceId = format!("shop/{name}").parse().expect("an id");
+    let endpoint = |address: &str| Endpoint {
+        addresses: vec![address.parse().expect("an address")],
+        ready: true,
+        hostname: None,
+        node: None,
+        ports: Vec::new(),
+    };
+    [
+        Resource::Service(Service {
+            cluster: cluster("east"),
+            id: id.clone(),
+            kind: ServiceKind::ClusterIp,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            affinity: SessionAffinity::None,
+            publish_not_ready: false,
+            external_name: None,
+        }),
+        Resource::ServiceExport(ServiceExport { cluster: cluster("east"), id: id.clone(), created: None }),
+        Resource::EndpointSlice(EndpointSlice {
+            cluster: cluster("east"),
+            name: format!("{name}-1").parse().expect("a name"),
+            service: id,
+            // The second one is a host-network pod's.
+            endpoints: vec![endpoint("10.1.1.5"), endpoint("192.0.2.1")],
+        }),
+    ]
+}
+
+/// The state of east's publisher: a node with its link, a workload, an exported service, and things outside its grant.
+fn east() -> State {
+    let mut state = state_of("east");
+    let _ = state.apply(Event::Begin(source()), now(0));
+    assert_eq!(tell(&mut state, &signed_grant(grant("east"))), []);
+    let Resource::Node(n1) = node("east", 1) else { unreachable!() };
+    let link = NodeLink {
+        id: n1.id.clone(),
+        key: WireGuardKey([3; 32]),
+        next_key: None,
+        endpoints: Vec::new(),
+        overlay: vec!["10.1.1.1".parse().expect("an address")],
+    };
+    set(&mut state, Resource::Node(n1));
+    set(&mut state, Resource::NodeLink(link));
+    set(&mut state, workload("east/shop/web-0", 1, "10.1.1.5"));
+    set(&mut state, workload("east/bank/web-0", 1, "10.1.1.6"));
+    set(&mut state, workload("east/team-a/lost", 1, "10.1.2.6"));
+    for resource in service("db").into_iter().chain(service("web")) {
+        set(&mut state, resource);
+    }
+    let _ = state.apply(Event::Synced(source()), now(0));
+    state
+}
+
+fn publisher(incarnation: u64) -> Publisher {
+    Publisher::new(cluster("east"), key_of("east"), root().public(), incarnation)
+}
+
+fn keys(records: &[(RecordKey, Bytes)]) -> Vec<String> {
+    records.iter().map(|(key, _)| key.to_string()).collect()
+}
+
+fn deliver(records: &[(RecordKey, Bytes)], to: &mut State) {
+    for (_, bytes) in records {
+        assert_eq!(tell(to, bytes), []);
+    }
+}
+
+fn at(seconds: u64) -> Now {
+    now(seconds)
+}
+
+#[test]
+fn what_is_published_is_believed_elsewhere() {
+    let (state, mut north) = (east(), granted());
+    let records = publisher(1).update(&state, at(0));
+    let expected = ["node/n1", "namespace/shop", "namespace/team-a", "slice/n1", "export/shop/db", "import/shop/db", "lease"];
+    assert_eq!(keys(&records), expected, "nothing outside the grant");
+    deliver(&records, &mut north);
+    assert!(north.refusal_counts().is_empty());
+    let (ours, theirs) = (state.facts(), north.facts());
+    assert_eq!((&ours.nodes, &ours.links), (&theirs.nodes, &theirs.links));
+    assert!(knows(&north, "east/shop/web-0") && theirs.workloads.len() == 1);
+    let export = theirs.exports.values().next().expect("one export");
+    assert_eq!((export.created, export.endpoints.len()), (Some(at(0).wall), 1));
+    assert!(north.namespace_exists(&cluster("east"), &"team-a".parse().expect("a name")));
+}
+
+#[test]
+fn only_what_changed_is_signed_again() {
+    let (mut state, mut publisher, mut north) = (east(), publisher(1), granted());
+    deliver(&publisher.update(&state, at(0)), &mut north);
+    assert!(publisher.update(&state, at(1)).is_empty());
+    assert_eq!(publisher.poll_timeout(), at(10).time);
+    assert_eq!(keys(&publisher.update(&state, at(10))), ["lease"]);
+    set(&mut state, workload("east/shop/web-1", 1, "10.1.1.7"));
+    let records = publisher.update(&state, at(11));
+    assert_eq!(keys(&records), ["slice/n1"]);
+    deliver(&records, &mut north);
+    assert!(knows(&north, "east/shop/web-1"));
+    unset(&mut state, workload_key("east/shop/web-0"));
+    unset(&mut state, workload_key("east/shop/web-1"));
+    let records = publisher.update(&state, at(12));
+    assert_eq!(keys(&records), ["slice/n1"], "a tombstone");
+    deliver(&records, &mut north);
+    assert!(north.facts().workloads.is_empty());
+    assert!(publisher.update(&state, at(13)).is_empty());
+}
+
+#[test]
+fn an_export_ends_with_its_manifest_although_its_own_record_is_read_back() {
+    let (mut state, mut publisher) = (east(), publisher(1));
+    deliver(&publisher.update(&state, at(0)), &mut state);
+    assert!(publisher.update(&state, at(1)).is_empty());
+    let exported =
+        |state: &State| state.exports().iter().map(|export| (export.id.to_string(), export.created)).collect::<Vec<_>>();
+    assert_eq!(exported(&state)[0], ("shop/db".into(), Some(at(0).wall)), "its age is the signed one");
+    unset(&mut state, Key::ServiceExport(cluster("east"), "shop/db".parse().expect("an id")));
+    let gone = publisher.update(&state, at(2));
+    assert_eq!(keys(&gone), ["export/shop/db", "import/shop/db"]);
+    deliver(&gone, &mut state);
+    assert!(exported(&state).is_empty());
+}
+
+#[test]
+fn a_restarted_publisher_goes_on() {
+    let (mut state, mut first, mut north) = (east(), publisher(1), granted());
+    deliver(&first.update(&state, at(0)), &mut north);
+    let saved = first.save();
+    let restore = |incarnation| Publisher::restore(cluster("east"), key_of("east"), root().public(), incarnation, &saved);
+    assert!(matches!(restore(1), Err(RestoreError::Incarnation { last: 1 })));
+    let mut second = restore(2).expect("restores");
+    // While it was down a workload's namespace went away.
+    unset(&mut state, workload_key("east/team-a/lost"));
+    let before = north.facts().clone();
+    let records = second.update(&state, at(100));
+    assert!(keys(&records).contains(&"namespace/team-a".to_owned()), "the tombstone");
+    deliver(&records, &mut north);
+    assert!(!north.namespace_exists(&cluster("east"), &"team-a".parse().expect("a name")));
+    assert_eq!(north.facts().exports, before.exports, "an export keeps its age");
+    assert_eq!(north.facts().service_imports, before.service_imports, "a service keeps its addresses");
+    // What the first one said is over.
+    let old = first.update(&state, at(101));
+    assert_eq!(keys(&old)[0], "namespace/team-a");
+    for (_, bytes) in old {
+        assert_eq!(tell(&mut north, &bytes), [RefusalReason::Replayed]);
+    }
+    assert!(matches!(
+        Publisher::restore(cluster("west"), key_of("east"), root().public(), 3, &saved),
+        Err(RestoreError::Cluster { .. })
+    ));
+    assert!(matches!(Publisher::restore(cluster("east"), key_of("east"), root().public(), 3, b"{}"), Err(RestoreError::Form(_))));
+}
+
+#[test]
+fn nothing_is_published_or_buried_before_the_sources_have_spoken() {
+    let (mut state, mut first) = (east(), publisher(1));
+    let _ = first.update(&state, at(0));
+    let saved = first.save();
+    let mut second = Publisher::restore(cluster("east"), key_of("east"), root().public(), 2, &saved).expect("restores");
+    let mut empty = state_of("east");
+    assert!(second.update(&empty, at(1)).is_empty(), "no grant");
+    assert_eq!(tell(&mut empty, &signed_grant(grant("east"))), []);
+    let _ = empty.apply(Event::Begin(source()), now(0));
+    assert_eq!(keys(&second.update(&empty, at(2))), ["lease"], "no tombstones");
+    // Without its grant it has no say, and what it said is not its to bury.
+    let _ = tell(&mut state, &revocation("east", 2));
+    assert!(first.update(&state, at(100)).is_empty());
+}
+
+#[test]
+fn clusterset_addresses_are_distinct_stable_and_the_manifests_first() {
+    let (mut state, mut publisher) = (state_of("east"), publisher(1));
+    let mut wide = grant("east");
+    wide.exports = vec!["shop/*".parse().expect("a pattern")];
+    wide.service_prefixes = vec![prefix("100.80.1.0/27"), prefix("fd00:80:1::/112")];
+    assert_eq!(tell(&mut state, &signed_grant(wide)), []);
+    for resource in (0..20).flat_map(|number| service(&format!("s{number}"))) {
+        set(&mut state, resource);
+    }
+    let _ = state.apply(Event::Synced(source()), now(0));
+    let mut deliver_back = |state: &mut State, seconds| deliver(&publisher.update(&state.clone(), at(seconds)), state);
+    deliver_back(&mut state, 0);
+    let imports = |state: &State| state.facts().service_imports.clone();
+    let first = imports(&state);
+    let all: std::collections::BTreeSet<_> = first.values().flat_map(|import| &import.addresses).collect();
+    assert_eq!((first.len(), all.len()), (20, 40), "two families each, no address twice");
+    // Another service goes and one gets its addresses from a manifest: nobody else moves.
+    unset(&mut state, Key::ServiceExport(cluster("east"), "shop/s3".parse().expect("an id")));
+    let manifest = ServiceImport {
+        cluster: cluster("east"),
+        id: "shop/s4".parse().expect("an id"),
+        addresses: vec!["100.99.0.4".parse().expect("an address")],
+    };
+    set(&mut state, Resource::ServiceImport(manifest.clone()));
+    deliver_back(&mut state, 1);
+    let second = imports(&state);
+    assert_eq!(second.len(), 19);
+    for (key, import) in &second {
+        if key.1 == manifest.id {
+            assert_eq!(import.addresses, manifest.addresses);
+        } else {
+            assert_eq!(Some(import), first.get(key));
+        }
+    }
+}

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mesh_core::policy::PolicyScope;
 use mesh_core::state::Freshness;
 use mesh_core::{
-    Bytes, Event, Export, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport, ServiceKind,
-    SessionAffinity, SourceId, WallTime, WireGuardKey,
+    Bytes, Event, Export, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport,
+    ServiceKind, SessionAffinity, SourceId, WallTime, WireGuardKey,
 };
 
 use crate::fixture::*;
@@ -40,7 +40,10 @@ fn an_honest_cluster_is_believed() {
     accept(&mut state, &node_record("east", 1, 1));
     accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
     accept(&mut state, &namespace("east", 3, "shop", "blue"));
-    accept(&mut state, &record("east", 4, RecordKey::Export("shop/db".parse().expect("id")), vec![export("shop/db", "10.1.1.5")]));
+    accept(
+        &mut state,
+        &record("east", 4, RecordKey::Export("shop/db".parse().expect("id")), vec![export("shop/db", "10.1.1.5")]),
+    );
     assert!(matches!(located(&state, "10.1.1.5"), Located::Workload(_)));
     assert_eq!(located(&state, "10.1.1.6"), Located::Pending);
     assert_eq!(located(&state, "10.9.1.6"), Located::External);
@@ -114,7 +117,10 @@ fn a_workload_outside_its_nodes_prefixes_is_refused_until_it_is_inside() {
     assert_eq!(count(&state, RefusalReason::OutsideNode), 1);
     let Resource::Node(mut wider) = node("east", 1) else { unreachable!() };
     wider.prefixes.push(prefix("10.1.2.0/28"));
-    let change = state.apply(Event::Record(sign(&record("east", 4, RecordKey::Node(wider.id.name.clone()), vec![Resource::Node(wider)]))), now(0));
+    let change = state.apply(
+        Event::Record(sign(&record("east", 4, RecordKey::Node(wider.id.name.clone()), vec![Resource::Node(wider)]))),
+        now(0),
+    );
     assert!(change.dirty.contains(&workload_key("east/shop/web-0")) && knows(&state, "east/shop/web-0"));
 }
 
@@ -164,7 +170,9 @@ fn a_namespace_outside_the_grant_is_refused() {
 #[test]
 fn an_export_outside_the_grant_is_refused() {
     let mut state = granted();
-    let lie = |id: &str, counter, address| record("east", counter, RecordKey::Export(id.parse().expect("id")), vec![export(id, address)]);
+    let lie = |id: &str, counter, address| {
+        record("east", counter, RecordKey::Export(id.parse().expect("id")), vec![export(id, address)])
+    };
     assert_eq!(tell(&mut state, &sign(&lie("shop/web", 1, "10.1.1.5"))), [RefusalReason::OutsideExports]);
     // An allowed service with somebody else's backend: diverted traffic.
     assert_eq!(tell(&mut state, &sign(&lie("shop/db", 2, "10.2.1.5"))), [RefusalReason::OutsidePrefixes]);
@@ -474,7 +482,8 @@ fn the_own_clusters_facts_come_from_plain_sources() {
     assert_eq!(state.facts().nodes.len(), 1);
 }
 
-const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: NAME, namespace: shop}\nspec: {podSelector: {}}\n";
+const POLICY: &str =
+    "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: NAME, namespace: shop}\nspec: {podSelector: {}}\n";
 
 fn policies(serial: u64, text: &str) -> Bytes {
     RootRecord::Policies { serial, manifests: vec![("deny.yaml".into(), text.into())] }.sign(&root()).expect("fits")
