@@ -1,4 +1,5 @@
 //! Two nodes with real devices, over a veth pair.
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 #[path = "common/netns.rs"]
 mod netns;
@@ -7,7 +8,7 @@ mod node;
 
 use std::net::SocketAddr;
 
-use mesh_dataplane::{Op, Scope, Tunnel};
+use mesh_dataplane::{Scope, Tunnel};
 use mesh_wireguard::{Guard, ServiceRules, UserTunnel, UserTunnelConfig};
 use netns::{Netns, eventually, possible};
 use node::{Node, apply, echo, introduce, reaches, service, services, tcp, udp};
@@ -118,7 +119,7 @@ fn services_are_translated_on_the_clients_node() {
     introduce(&mut tunnel_a, &b, endpoint("192.0.2.2:51820"));
     introduce(&mut tunnel_b, &a, endpoint("192.0.2.1:51820"));
     let both = |family: usize| vec![(one.addresses[family], 7001), (two.addresses[family], 7002)];
-    let table = [service("10.3.9.9", 80, both(0)), service("fd00:3:9::9", 80, both(1)), service("10.3.9.9", 81, vec![])];
+    let table = [service("10.3.9.9", 80, &both(0)), service("fd00:3:9::9", 80, &both(1)), service("10.3.9.9", 81, &[])];
     apply(&mut tunnel_a, &[services(table.into_iter().flatten())]);
     for address in ["10.3.9.9", "fd00:3:9::9"].map(|text| text.parse().unwrap()) {
         // From a workload, and from the node itself.
@@ -140,7 +141,7 @@ fn services_are_translated_on_the_clients_node() {
     a.netns.command("nft add table inet foreign");
     let (address, kept) = ("10.3.9.9".parse().unwrap(), one.addresses[0]);
     let mut stream = a.netns.run(move || std::net::TcpStream::connect(SocketAddr::new(address, 80))).unwrap();
-    apply(&mut tunnel_a, &[services(service("10.3.9.9", 80, vec![(kept, 7001)]))]);
+    apply(&mut tunnel_a, &[services(service("10.3.9.9", 80, &[(kept, 7001)]))]);
     use std::io::{Read, Write};
     let mut answer = [0; 6];
     stream.write_all(b"still").unwrap();
@@ -166,10 +167,10 @@ fn workloads_of_one_node_go_through_the_tunnel_with_scope_node() {
     introduce(&mut tunnel_a, &b, endpoint("192.0.2.2:51820"));
     introduce(&mut tunnel_b, &a, endpoint("192.0.2.1:51820"));
     let table = [
-        service("10.3.9.9", 80, vec![(server.addresses[0], 7001)]),
-        service("fd00:3:9::9", 80, vec![(server.addresses[1], 7001)]),
-        service("10.3.9.8", 80, vec![(remote.addresses[0], 7001)]),
-        service("fd00:3:9::8", 80, vec![(remote.addresses[1], 7001)]),
+        service("10.3.9.9", 80, &[(server.addresses[0], 7001)]),
+        service("fd00:3:9::9", 80, &[(server.addresses[1], 7001)]),
+        service("10.3.9.8", 80, &[(remote.addresses[0], 7001)]),
+        service("fd00:3:9::8", 80, &[(remote.addresses[1], 7001)]),
     ];
     apply(&mut tunnel_a, &[services(table.clone().into_iter().flatten())]);
     apply(&mut tunnel_b, &[services(table.into_iter().flatten())]);
@@ -310,7 +311,7 @@ fn a_foreign_table_of_our_name_is_left_alone() {
     let mut tunnel = a.start();
     assert!(a.netns.command("nft add table inet landbridge").0);
     assert!(a.netns.command("nft add chain inet landbridge mine").0);
-    let failed = tunnel.apply(&[services(service("10.3.9.9", 80, vec![]))]);
+    let failed = tunnel.apply(&[services(service("10.3.9.9", 80, &[]))]);
     assert!(failed.iter().any(|(_, error)| error.to_string().contains("not ours")), "{failed:?}");
     assert!(a.netns.command("nft list table inet landbridge").1.contains("chain mine"));
     assert!(tunnel.observe().unwrap().services.is_none());

@@ -1,5 +1,6 @@
 //! Network namespaces, each with a thread that lives in it.
 #![allow(unsafe_code, reason = "the kernel is called here")]
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel, sync_channel};
@@ -9,14 +10,14 @@ use std::time::{Duration, Instant};
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace: it goes when this is dropped and nothing else lives in it.
-pub struct Netns {
+pub(crate) struct Netns {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     tid: i32,
 }
 
 impl Netns {
-    pub fn new() -> Netns {
+    pub(crate) fn new() -> Netns {
         let (jobs, inbox) = channel::<Job>();
         let (ready, started) = sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -33,7 +34,7 @@ impl Netns {
     }
 
     /// Runs `job` in the namespace.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (reply, answer) = sync_channel(1);
         let job = Box::new(move || drop(reply.send(job())));
         self.jobs.as_ref().expect("alive").send(job).expect("the namespace's thread runs");
@@ -41,7 +42,7 @@ impl Netns {
     }
 
     /// Runs a program in the namespace; returns whether it succeeded, and what it wrote.
-    pub fn command(&self, line: &str) -> (bool, String) {
+    pub(crate) fn command(&self, line: &str) -> (bool, String) {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         self.run(move || {
             let output = Command::new(&words[0]).args(&words[1..]).output().expect("the program is installed");
@@ -50,25 +51,29 @@ impl Netns {
         })
     }
 
-    pub fn ip(&self, line: &str) -> String {
+    pub(crate) fn ip(&self, line: &str) -> String {
         let (ok, text) = self.command(&format!("ip {line}"));
         assert!(ok, "ip {line}: {text}");
         text
     }
 
-    pub fn sysctl(&self, name: &str, value: &str) {
+    pub(crate) fn sysctl(&self, name: &str, value: &str) {
         let (path, value) = (format!("/proc/sys/net/{name}"), value.to_owned());
         self.run(move || std::fs::write(path, value).expect("the setting is there"));
     }
 
     /// Connects this namespace with `other` by a veth pair; both ends are up.
-    pub fn connect(&self, name: &str, other: &Netns, other_name: &str) {
+    pub(crate) fn connect(&self, name: &str, other: &Netns, other_name: &str) {
         self.ip(&format!("link add {name} type veth peer name {other_name} netns {}", other.tid));
         self.ip(&format!("link set {name} up"));
         other.ip(&format!("link set {other_name} up"));
     }
 
-    pub fn ping(&self, address: &str) -> bool {
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    pub(crate) fn ping(&self, address: &str) -> bool {
         self.command(&format!("ping -c 1 -W 1 {address}")).0
     }
 }
@@ -83,7 +88,7 @@ impl Drop for Netns {
 }
 
 /// Polls until `done` holds.
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "not within 20 s: {what}");
@@ -92,7 +97,7 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Tells whether the test can run: root and /dev/net/tun, and `programs`. Says why not, loudly.
-pub fn possible(programs: &[&str]) -> bool {
+pub(crate) fn possible(programs: &[&str]) -> bool {
     // SAFETY: the call has no arguments.
     let root = unsafe { libc::geteuid() } == 0;
     let has = |program: &&&str| {

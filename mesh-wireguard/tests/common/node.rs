@@ -1,5 +1,5 @@
 //! Nodes with pods, and the plans for them.
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses its part, and may fail anywhere")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -15,22 +15,22 @@ use mesh_wireguard::{NodeKey, UserTunnel, UserTunnelConfig};
 use crate::netns::{Netns, eventually};
 
 /// The policy of a fleet without policies: everything is allowed.
-pub fn allow_all() -> Arc<PolicySet> {
+pub(crate) fn allow_all() -> Arc<PolicySet> {
     let config = StateConfig { fleet: "".into(), trust: Trust::Open, settings: Settings::default(), domains: Default::default() };
     Compiler::new().update(&State::new(config), &Change::default()).clone()
 }
 
 /// Node `n` has the underlay addresses 192.0.2.n and 2001:db8::n, the prefixes 10.n.1.0/24 and fd00:n:1::/64, and the overlay
 /// addresses that end in 1 there.
-pub struct Node {
-    pub number: u8,
-    pub netns: Netns,
-    pub key: NodeKey,
-    pub scope: Scope,
+pub(crate) struct Node {
+    pub(crate) number: u8,
+    pub(crate) netns: Netns,
+    pub(crate) key: NodeKey,
+    pub(crate) scope: Scope,
 }
 
 impl Node {
-    pub fn new(number: u8) -> Node {
+    pub(crate) fn new(number: u8) -> Node {
         let netns = Netns::new();
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             netns.sysctl(setting, "1");
@@ -39,7 +39,7 @@ impl Node {
     }
 
     /// Connects the underlays of two nodes.
-    pub fn connect(&self, other: &Node) {
+    pub(crate) fn connect(&self, other: &Node) {
         self.netns.connect("underlay", &other.netns, "underlay");
         for node in [self, other] {
             node.netns.ip(&format!("addr add 192.0.2.{}/24 dev underlay", node.number));
@@ -47,23 +47,23 @@ impl Node {
         }
     }
 
-    pub fn id(&self) -> mesh_core::NodeId {
+    pub(crate) fn id(&self) -> mesh_core::NodeId {
         format!("c{0}/node-{0}", self.number).parse().unwrap()
     }
 
-    pub fn prefixes(&self) -> [Prefix; 2] {
+    pub(crate) fn prefixes(&self) -> [Prefix; 2] {
         [format!("10.{}.1.0/24", self.number), format!("fd00:{}:1::/64", self.number)].map(|text| text.parse().unwrap())
     }
 
-    pub fn overlay(&self) -> Vec<IpAddr> {
+    pub(crate) fn overlay(&self) -> Vec<IpAddr> {
         [format!("10.{}.1.1", self.number), format!("fd00:{}:1::1", self.number)].map(|text| text.parse().unwrap()).into()
     }
 
-    pub fn start(&self) -> UserTunnel {
+    pub(crate) fn start(&self) -> UserTunnel {
         self.start_at(51820)
     }
 
-    pub fn start_at(&self, port: u16) -> UserTunnel {
+    pub(crate) fn start_at(&self, port: u16) -> UserTunnel {
         let config = UserTunnelConfig { port, ..UserTunnelConfig::new(self.key.clone()) };
         let mut tunnel = self.netns.run(move || UserTunnel::start(config)).expect("the tunnel starts");
         let local = Local { node: self.id(), prefixes: self.prefixes().into(), overlay: self.overlay(), scope: self.scope };
@@ -72,7 +72,7 @@ impl Node {
     }
 
     /// The whole fleet, without what the node leaves to others.
-    pub fn guarded(&self) -> BTreeSet<Prefix> {
+    pub(crate) fn guarded(&self) -> BTreeSet<Prefix> {
         let fleet = (1..=3).flat_map(|n| [format!("10.{n}.0.0/16"), format!("fd00:{n}::/32")]);
         let fleet = fleet.map(|text| text.parse::<Prefix>().unwrap());
         let own = self.prefixes();
@@ -80,7 +80,7 @@ impl Node {
     }
 
     /// Adds a pod with the addresses that end in `host`.
-    pub fn pod(&self, host: u8) -> Pod {
+    pub(crate) fn pod(&self, host: u8) -> Pod {
         let netns = Netns::new();
         let veth = format!("pod{host}");
         self.netns.connect(&veth, &netns, "eth0");
@@ -99,41 +99,41 @@ impl Node {
 }
 
 /// A workload.
-pub struct Pod {
-    pub netns: Netns,
-    pub addresses: [IpAddr; 2],
+pub(crate) struct Pod {
+    pub(crate) netns: Netns,
+    pub(crate) addresses: [IpAddr; 2],
 }
 
-pub fn apply(tunnel: &mut UserTunnel, ops: &[Op]) {
+pub(crate) fn apply(tunnel: &mut UserTunnel, ops: &[Op]) {
     let failed = tunnel.apply(ops);
     assert!(failed.is_empty(), "{failed:?} of {ops:?}");
 }
 
 /// Tells `tunnel` of a node that is reached at `endpoint`.
-pub fn introduce(tunnel: &mut UserTunnel, node: &Node, endpoint: Option<SocketAddr>) {
+pub(crate) fn introduce(tunnel: &mut UserTunnel, node: &Node, endpoint: Option<SocketAddr>) {
     introduce_key(tunnel, node, endpoint, node.key.public());
 }
 
-pub fn introduce_key(tunnel: &mut UserTunnel, node: &Node, endpoint: Option<SocketAddr>, current: WireGuardKey) {
+pub(crate) fn introduce_key(tunnel: &mut UserTunnel, node: &Node, endpoint: Option<SocketAddr>, current: WireGuardKey) {
     let peer = Peer { keys: PeerKeys { current, next: None }, endpoints: endpoint.into_iter().collect() };
     let [v4, v6] = node.prefixes().map(|prefix| Op::SetRoute(prefix, node.id()));
     apply(tunnel, &[Op::SetPeer(node.id(), peer), v4, v6]);
 }
 
 /// A service with TCP and UDP on `port`.
-pub fn service(address: &str, port: u16, ready: Vec<(IpAddr, u16)>) -> [(Frontend, Backends); 2] {
+pub(crate) fn service(address: &str, port: u16, ready: &[(IpAddr, u16)]) -> [(Frontend, Backends); 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| {
-        let backends = Backends { affinity: SessionAffinity::None, ready: ready.clone() };
+        let backends = Backends { affinity: SessionAffinity::None, ready: ready.to_vec() };
         (Frontend { address: address.parse().unwrap(), protocol, port }, backends)
     })
 }
 
-pub fn services(all: impl IntoIterator<Item = (Frontend, Backends)>) -> Op {
+pub(crate) fn services(all: impl IntoIterator<Item = (Frontend, Backends)>) -> Op {
     Op::SetServices(Arc::new(ServiceTable(all.into_iter().collect())))
 }
 
 /// Echoes TCP and UDP on `port` of a namespace, each with `name` first, until the namespace goes.
-pub fn echo(netns: &Netns, port: u16, name: &'static str) {
+pub(crate) fn echo(netns: &Netns, port: u16, name: &'static str) {
     netns.run(move || {
         for any in ["0.0.0.0", "::"] {
             let address = SocketAddr::new(any.parse().unwrap(), port);
@@ -177,7 +177,7 @@ fn serve(mut stream: TcpStream, name: &str) {
 }
 
 /// Sends `len` bytes over TCP and reads them back; returns the server's name.
-pub fn tcp(netns: &Netns, address: IpAddr, port: u16, len: usize) -> std::io::Result<String> {
+pub(crate) fn tcp(netns: &Netns, address: IpAddr, port: u16, len: usize) -> std::io::Result<String> {
     netns.run(move || {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -195,7 +195,7 @@ pub fn tcp(netns: &Netns, address: IpAddr, port: u16, len: usize) -> std::io::Re
     })
 }
 
-pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> std::io::Result<String> {
+pub(crate) fn udp(netns: &Netns, address: IpAddr, port: u16) -> std::io::Result<String> {
     netns.run(move || {
         let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
@@ -209,7 +209,7 @@ pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> std::io::Result<String>
 }
 
 /// Waits until `from` reaches `port` of every address over TCP and UDP.
-pub fn reaches(from: &Netns, addresses: &[IpAddr], port: u16) {
+pub(crate) fn reaches(from: &Netns, addresses: &[IpAddr], port: u16) {
     for address in addresses {
         let mut last = String::new();
         eventually(&format!("TCP to {address}"), || match tcp(from, *address, port, 100_000) {

@@ -1,0 +1,202 @@
+//! Two engines back to back, without devices.
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
+#[path = "common/pair.rs"]
+mod pair;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mesh_core::WireGuardKey;
+use mesh_dataplane::{Op, Peer, PeerKeys};
+use mesh_wireguard::NodeKey;
+use mesh_wireguard::batch::{Datagrams, Packets};
+use mesh_wireguard::session::{BoringKey, BoringSession, PlainKey, PlainSession, Session};
+use pair::{Pair, packet};
+use proptest::prelude::*;
+
+fn boring(keys: [NodeKey; 2]) -> Pair<BoringSession> {
+    Pair::new(keys.clone().map(BoringKey::new), keys.map(|key| key.public()))
+}
+
+fn plain() -> Pair<PlainSession> {
+    let keys = [WireGuardKey([1; 32]), WireGuardKey([2; 32])];
+    Pair::new(keys.map(PlainKey), keys)
+}
+
+fn node_keys() -> [NodeKey; 2] {
+    [NodeKey::from_bytes([1; 32]), NodeKey::from_bytes([2; 32])]
+}
+
+fn exchanges_packets<S: Session>(mut pair: Pair<S>) {
+    pair.introduce();
+    pair.settle();
+    assert!(pair.engines.iter().all(|engine| engine.stats().engine.handshakes >= 1), "both sides know of the handshake");
+    for len in [64, 1400] {
+        for ipv4 in [true, false] {
+            assert_eq!(pair.carry(0, &packet(0, 1, ipv4, len)), [packet(0, 1, ipv4, len)]);
+            assert_eq!(pair.carry(1, &packet(1, 0, ipv4, len)), [packet(1, 0, ipv4, len)]);
+        }
+    }
+    let stats = pair.engines[0].stats();
+    assert_eq!((stats.forwarder.sent.packets, stats.forwarder.delivered.packets), (4, 4), "{stats:?}");
+    assert_eq!(stats.engine.refused.total(), 0);
+    assert!(stats.peers[0].last_handshake.is_some());
+}
+
+#[test]
+fn boring_sessions_exchange_packets() {
+    exchanges_packets(boring(node_keys()));
+}
+
+#[test]
+fn plain_sessions_exchange_packets() {
+    exchanges_packets(plain());
+}
+
+#[test]
+fn packets_before_the_handshake_are_kept_back_and_not_lost() {
+    let mut pair = boring(node_keys());
+    pair.introduce();
+    pair.outputs[0].clear();
+    pair.outputs[1].clear();
+    let mut batch = Packets::new();
+    batch.push(&packet(0, 1, true, 100));
+    let now = pair.now;
+    pair.engines[0].handle_tun(&batch, now, &mut pair.outputs[0]);
+    assert!(pair.outputs[0].datagrams.is_empty(), "a handshake is under way");
+    // The initiation was lost: it is tried again within the second.
+    pair.now.time = pair.now.time + Duration::from_secs(1);
+    let now = pair.now;
+    pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
+    assert_eq!(pair.settle(), [vec![], vec![packet(0, 1, true, 100)]]);
+}
+
+#[test]
+fn an_endpoint_moves_with_authentic_packets_only() {
+    let mut pair = boring(node_keys());
+    pair.introduce();
+    pair.settle();
+    let elsewhere: SocketAddr = "198.51.100.7:1000".parse().unwrap();
+    let mut batch = Packets::new();
+    batch.push(&packet(0, 1, true, 100));
+    let now = pair.now;
+    pair.engines[0].handle_tun(&batch, now, &mut pair.outputs[0]);
+    let (_, bytes) = pair.outputs[0].datagrams.iter().next().unwrap();
+    let bytes = bytes.to_vec();
+    let mut forged = bytes.clone();
+    forged[20] ^= 1;
+    for (bytes, endpoint) in [(&forged, pair.addresses[0]), (&bytes, elsewhere), (&bytes, elsewhere)] {
+        let mut wire = Datagrams::new();
+        wire.push(elsewhere, bytes);
+        pair.engines[1].handle_udp(&wire, now, &mut pair.outputs[1]);
+        assert_eq!(pair.engines[1].stats().peers[0].endpoint, Some(endpoint));
+    }
+    let refused = pair.engines[1].stats().engine.refused;
+    assert_eq!((refused.unauthentic, refused.replayed), (1, 1));
+    assert_eq!(pair.outputs[1].packets.len(), 1);
+}
+
+#[test]
+fn a_peer_that_switches_to_its_next_key_is_followed() {
+    let [a, b] = node_keys();
+    let next = NodeKey::from_bytes([3; 32]);
+    let mut pair = boring([a.clone(), b.clone()]);
+    pair.introduce();
+    pair.settle();
+    // B announces its next key; nothing changes yet.
+    let both = PeerKeys { current: b.public(), next: Some(next.public()) };
+    pair.set_peer(0, 1, both);
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 100)).len(), 1);
+    // B switches: a new engine with the next key shakes hands, and A answers by it.
+    pair.replace(1, BoringKey::new(next.clone()));
+    pair.set_peer(1, 0, PeerKeys { current: a.public(), next: None });
+    pair.settle();
+    assert_eq!(pair.carry(1, &packet(1, 0, true, 100)).len(), 1);
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 101)).len(), 1);
+    assert_eq!(pair.engines[0].stats().peers[0].key, next.public());
+    // The old key goes; packets still flow.
+    pair.set_peer(0, 1, PeerKeys { current: next.public(), next: None });
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 102)).len(), 1);
+}
+
+#[test]
+fn a_removed_peer_is_not_heard_any_more() {
+    let mut pair = boring(node_keys());
+    pair.introduce();
+    pair.settle();
+    let now = pair.now;
+    let node = pair.nodes[0].clone();
+    pair.engines[1].apply(&Op::DelPeer(node), now, &mut pair.outputs[1]).unwrap();
+    assert!(pair.carry(0, &packet(0, 1, true, 100)).is_empty());
+    assert_eq!(pair.engines[1].stats().engine.refused.no_session, 1);
+    assert!(pair.engines[1].peers().is_empty());
+}
+
+#[test]
+fn a_silent_peer_is_tried_at_each_of_its_endpoints() {
+    let mut pair = boring(node_keys());
+    let endpoints: Vec<SocketAddr> = ["192.0.2.8:1", "[2001:db8::8]:1"].map(|text| text.parse().unwrap()).into();
+    let keys = PeerKeys { current: WireGuardKey([7; 32]), next: None };
+    let (node, mut now) = (pair.nodes[1].clone(), pair.now);
+    pair.engines[0].apply(&Op::SetPeer(node, Peer { keys, endpoints: endpoints.clone() }), now, &mut pair.outputs[0]).unwrap();
+    for _ in 0..3 {
+        now.time = now.time + Duration::from_secs(1);
+        pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
+    }
+    let tried: Vec<SocketAddr> = pair.outputs[0].datagrams.iter().map(|(address, _)| address).collect();
+    assert_eq!(tried, [endpoints[0], endpoints[1], endpoints[0], endpoints[1]]);
+}
+
+#[test]
+fn a_silent_sender_keeps_the_session_alive() {
+    let mut pair = plain();
+    pair.introduce();
+    pair.settle();
+    pair.now.time = pair.now.time + Duration::from_secs(30);
+    let now = pair.now;
+    pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
+    assert_eq!(pair.outputs[0].datagrams.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [32]);
+}
+
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    let kind = (0u8..6, any::<[u8; 4]>());
+    let any_message = (kind, prop::collection::vec(any::<u8>(), 0..200), prop::sample::select(vec![0, 64, 92, 148, 180]));
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..300),
+        any_message.prop_map(|((kind, index), mut body, len)| {
+            // Receiver indices of sessions that exist, now and then.
+            body.splice(0..0, [kind, 0, 0, 0, index[0], index[1] % 2, 0, 0, index[2], index[3] % 2, 0, 0]);
+            if len > 0 {
+                body.resize(len, 0);
+            }
+            body
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_bytes_crash_nothing(datagrams in prop::collection::vec(noise(), 1..30), packets in prop::collection::vec(noise(), 1..30)) {
+        let mut boring = boring(node_keys());
+        let mut plain = plain();
+        boring.introduce();
+        boring.settle();
+        plain.introduce();
+        plain.settle();
+        hit(&mut boring, &datagrams, &packets);
+        hit(&mut plain, &datagrams, &packets);
+        prop_assert_eq!(boring.carry(0, &packet(0, 1, true, 100)), [packet(0, 1, true, 100)]);
+    }
+}
+
+fn hit<S: Session>(pair: &mut Pair<S>, datagrams: &[Vec<u8>], packets: &[Vec<u8>]) {
+    let (mut wire, mut batch, now) = (Datagrams::new(), Packets::new(), pair.now);
+    datagrams.iter().for_each(|bytes| wire.push(pair.addresses[0], bytes));
+    packets.iter().for_each(|bytes| batch.push(bytes));
+    pair.engines[1].handle_udp(&wire, now, &mut pair.outputs[1]);
+    pair.engines[1].handle_tun(&batch, now, &mut pair.outputs[1]);
+    pair.outputs[1].clear();
+}
