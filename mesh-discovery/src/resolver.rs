@@ -100,7 +100,8 @@ impl<C> Resolver<C> {
         }
         let (chain, target) = match local::resolve(zone, query) {
             Local::Answer { rcode, chain, records, negative } => {
-                let authority = negative.and_then(|(area, name)| zone.authority(area, name.for_slice()));
+                let owner = chain.last().map_or_else(|| query.name.for_slice(), |target| target.for_slice());
+                let authority = negative.and_then(|area| zone.authority(area, owner));
                 let head = Head { rcode: rcode.into(), authoritative: true, recursion_available: has_upstreams };
                 let built = wire::reply(query, head, |section| local::push(section, zone, query, &chain, records), authority);
                 self.counters.count(area, rcode);

@@ -1,4 +1,5 @@
 //! The DNS server: sockets around a [`Resolver`]. The only place in this crate that touches the world, with `server/`.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell: it has the clock and the sockets")]
 
 use std::io;
 use std::net::SocketAddr;

@@ -239,7 +239,7 @@ fn pass_on(message: &Message<[u8]>, query: &wire::Query<'_>) -> Built {
     domain::base::Header::for_message_slice_mut(&mut bytes).set_id(query.message.header().id());
     // The first name of a message cannot be compressed, so the same name takes the same bytes; only its case may differ.
     let mut question = Vec::with_capacity(255);
-    for label in query.question.qname().iter() {
+    for label in query.question.qname() {
         question.push(label.len() as u8);
         question.extend_from_slice(label.as_slice());
     }

@@ -2,8 +2,7 @@
 
 use domain::base::iana::{Class, Rcode, Rtype};
 use domain::base::message_builder::PushError;
-use domain::base::{Name, ToName, Ttl};
-use domain::dep::octseq::Array;
+use domain::base::{ToName, Ttl};
 use domain::rdata::{A, Aaaa, Cname, Ptr, Srv, Txt};
 
 use crate::name::DnsName;
@@ -21,7 +20,7 @@ pub(super) enum Local<'a> {
         chain: Vec<DnsName>,
         records: &'a [Data],
         /// Where the SOA of a negative answer comes from.
-        negative: Option<(Area, Name<Array<255>>)>,
+        negative: Option<Area>,
     },
     /// The name, or the last alias of it, lies outside.
     Outside { chain: Vec<DnsName> },
@@ -50,8 +49,7 @@ pub(super) fn resolve<'a>(zone: &'a Zone, query: &Query<'_>) -> Local<'a> {
             continue;
         }
         let answers = records.iter().any(|data| matches(data, qtype));
-        let owner = name.try_to_canonical_name::<Array<255>>().ok();
-        let negative = owner.filter(|_| !answers).map(|owner| (found.area, owner));
+        let negative = (!answers).then_some(found.area);
         let rcode = if found.records.is_some() { Rcode::NOERROR } else { Rcode::NXDOMAIN };
         return Local::Answer { rcode, chain, records, negative };
     }

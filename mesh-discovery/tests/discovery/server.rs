@@ -1,4 +1,5 @@
 //! The server on loopback, with real sockets: its own client over UDP and TCP, `dig`, and upstreams good and bad.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real sockets, and dig")]
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -107,8 +108,8 @@ async fn upstream(lies: fn(Message<Vec<u8>>) -> Vec<Vec<u8>>) -> SocketAddr {
     address
 }
 
-fn honest(asked: Message<Vec<u8>>, last: u8, id: u16) -> Vec<u8> {
-    let mut builder = MessageBuilder::new_vec().start_answer(&asked, Rcode::NOERROR).expect("room");
+fn honest(asked: &Message<Vec<u8>>, last: u8, id: u16) -> Vec<u8> {
+    let mut builder = MessageBuilder::new_vec().start_answer(asked, Rcode::NOERROR).expect("room");
     builder.header_mut().set_id(id);
     let name = asked.sole_question().expect("one question").into_qname();
     builder.push((name, Class::IN, 60, A::from_octets(203, 0, 113, last))).expect("room");
@@ -146,7 +147,7 @@ async fn an_outside_name_survives_a_silent_upstream_and_one_that_lies_about_the_
     let silent = upstream(|_| Vec::new()).await;
     let liar = upstream(|asked| {
         let id = asked.header().id();
-        vec![honest(asked.clone(), 66, id.wrapping_add(1)), b"\0".to_vec(), honest(asked, 9, id)]
+        vec![honest(&asked, 66, id.wrapping_add(1)), b"\0".to_vec(), honest(&asked, 9, id)]
     })
     .await;
     let server = start(vec![silent, liar], ServerLimits::default()).await;
