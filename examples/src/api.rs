@@ -94,14 +94,14 @@ pub struct Peer {
 }
 
 /// What the agent believes, in numbers, and what it refuses.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StateSummary {
     /// Known facts by kind.
     pub facts: BTreeMap<String, usize>,
     /// Offered facts that are not believed, each with its reason.
     pub refused: Vec<String>,
-    /// What is wrong with the manifests, by file, line, column and field.
-    pub manifest_errors: Vec<String>,
+    /// What is wrong with the sources: manifests by file, line, column and field.
+    pub source_problems: Vec<String>,
     /// Clusterset services that this cluster can import, with their addresses and the number of ready backends.
     pub services: Vec<Service>,
 }

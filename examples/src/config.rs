@@ -196,22 +196,40 @@ impl AgentConfig {
         let inside = |prefixes: &[Prefix], inner: Prefix| prefixes.iter().any(|prefix| prefix.covers(inner));
         check(!self.fleet.prefixes.is_empty(), "fleet.prefixes: name at least one, or nothing is guarded".into());
         for prefix in &self.fleet.cluster_prefixes {
-            check(inside(&self.fleet.prefixes, *prefix), format!("fleet.cluster_prefixes: {prefix} is not inside fleet.prefixes"));
+            check(
+                inside(&self.fleet.prefixes, *prefix),
+                format!("fleet.cluster_prefixes: {prefix} is not inside fleet.prefixes"),
+            );
         }
         for prefix in &self.fleet.node_prefixes {
-            check(inside(&self.fleet.cluster_prefixes, *prefix), format!("fleet.node_prefixes: {prefix} is not inside fleet.cluster_prefixes"));
+            check(
+                inside(&self.fleet.cluster_prefixes, *prefix),
+                format!("fleet.node_prefixes: {prefix} is not inside fleet.cluster_prefixes"),
+            );
         }
         for address in &self.wireguard.overlay {
             let host = Prefix::host(*address);
-            check(inside(&self.fleet.node_prefixes, host), format!("wireguard.overlay: {address} is not inside fleet.node_prefixes"));
+            check(
+                inside(&self.fleet.node_prefixes, host),
+                format!("wireguard.overlay: {address} is not inside fleet.node_prefixes"),
+            );
         }
         for endpoint in &self.wireguard.endpoints {
-            check(!inside(&self.fleet.prefixes, Prefix::host(endpoint.ip())), format!("wireguard.endpoints: {endpoint} lies inside the fleet: the tunnel would run through itself"));
+            check(
+                !inside(&self.fleet.prefixes, Prefix::host(endpoint.ip())),
+                format!("wireguard.endpoints: {endpoint} lies inside the fleet: the tunnel would run through itself"),
+            );
         }
-        check((1280..=65_455).contains(&self.wireguard.mtu), format!("wireguard.mtu: {} is not between 1280 and 65455", self.wireguard.mtu));
+        check(
+            (1280..=65_455).contains(&self.wireguard.mtu),
+            format!("wireguard.mtu: {} is not between 1280 and 65455", self.wireguard.mtu),
+        );
         check((1..=15).contains(&self.wireguard.device.len()), "wireguard.device: a device name has 1 to 15 characters".into());
         for from in self.mirror.iter().flat_map(|mirror| &mirror.from) {
-            check(from.cluster != self.node.cluster, format!("mirror.from: {} is the own cluster: its publisher writes the store itself", from.cluster));
+            check(
+                from.cluster != self.node.cluster,
+                format!("mirror.from: {} is the own cluster: its publisher writes the store itself", from.cluster),
+            );
         }
         problems
     }

@@ -39,7 +39,11 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers until `shutdown` is done.
-pub async fn serve(listener: UnixListener, shared: Arc<Shared>, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+pub async fn serve(
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let router = Router::new()
         .route("/health", get(health))
         .route("/status", get(async |State(shared): State<Arc<Shared>>| Json(shared.view().status.clone())))

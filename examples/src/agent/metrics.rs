@@ -102,7 +102,12 @@ impl Metrics {
                 handshakes.get_or_create(&PeerLabel { peer: peer.node.to_string() }).set(age);
             }
         }
-        registry.register_with_unit("peer_handshake_age", "Time since the latest handshake with a peer", Unit::Seconds, handshakes);
+        registry.register_with_unit(
+            "peer_handshake_age",
+            "Time since the latest handshake with a peer",
+            Unit::Seconds,
+            handshakes,
+        );
         let mut out = String::new();
         text::encode(&mut out, &registry).expect("writing to a string does not fail");
         out

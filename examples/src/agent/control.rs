@@ -1,0 +1,193 @@
+//! The one owner of the state and of all that is derived from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::{Change, Event, NodeId, Prefix, SourceId, State, Time, WireGuardKey};
+use mesh_dataplane::{Planner, Reconciler, Tunnel};
+use mesh_discovery::{Zone, ZoneConfig};
+use mesh_policy::Compiler;
+use mesh_source::{Diagnostics, statefile};
+use mesh_wireguard::{Ended, UserTunnel};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::Clock;
+use super::publish::PublisherRole;
+use super::view::{self, Overview, Shared};
+use crate::config::AgentConfig;
+
+/// How old what the API shows may be.
+const SHOW: Duration = Duration::from_millis(200);
+/// The sources that every agent has.
+pub const MANIFESTS: &str = "manifests";
+/// Announcements of the own cluster's nodes.
+pub const INBOX: &str = "inbox";
+/// Signed records.
+pub const STORE: &str = "store";
+
+/// Everything that follows from events.
+pub struct Control {
+    pub(super) config: AgentConfig,
+    pub(super) clock: Clock,
+    pub(super) state: State,
+    pub(super) tunnel: UserTunnel,
+    pub(super) shared: Arc<Shared>,
+    pub(super) zone: watch::Sender<Arc<Zone>>,
+    pub(super) zone_config: ZoneConfig,
+    pub(super) publisher: Option<PublisherRole>,
+    /// What is wrong with each source, as it says itself.
+    pub(super) diagnostics: Vec<(&'static str, watch::Receiver<Diagnostics>)>,
+    pub(super) compiler: Compiler,
+    pub(super) planner: Planner,
+    pub(super) reconciler: Reconciler,
+    /// What events changed since the last time that everything was derived.
+    pub(super) pending: Change,
+    /// The last known state of the fleet was read from the disk.
+    pub(super) restored: bool,
+    /// A plan was programmed since the start.
+    pub(super) programmed: bool,
+    pub(super) reconcile_errors: Vec<String>,
+    pub(super) snapshot_due: bool,
+    /// The node's public key.
+    pub(super) key: WireGuardKey,
+    pub(super) overview: Overview,
+    /// When the API was last shown something new.
+    pub(super) shown: Time,
+    /// The routes of the latest plan.
+    pub(super) routes: BTreeMap<Prefix, NodeId>,
+}
+
+impl Control {
+    /// Takes an event; nothing is derived yet.
+    pub fn handle_event(&mut self, event: Event) {
+        let is_record = matches!(event, Event::Record(_));
+        let change = self.state.apply(event, self.clock.now());
+        self.take(change, is_record);
+    }
+
+    fn take(&mut self, change: Change, is_record: bool) {
+        for refusal in &change.refusals {
+            // Before everything is read, a fact may simply precede its grant.
+            if self.programmed { warn!(%refusal, "refused") } else { debug!(%refusal, "refused, for now") }
+        }
+        self.snapshot_due |= is_record && !change.dirty.is_empty();
+        self.pending.merge(change);
+    }
+
+    /// Derives everything from the state of now, and programs it.
+    ///
+    /// # Errors
+    /// Returns an error where the tunnel has ended: only a new process has a new one.
+    pub fn converge(&mut self) -> Result<(), Ended> {
+        let now = self.clock.now();
+        if self.state.poll_timeout().is_some_and(|due| due <= now.time) {
+            let change = self.state.handle_timeout(now);
+            self.take(change, true);
+        }
+        if self.may_program() {
+            self.program();
+        }
+        if let Some(publisher) = &mut self.publisher {
+            publisher.publish(&self.state, now);
+        }
+        if now.time.since(self.shown) >= SHOW {
+            self.shown = now.time;
+            self.shared.set_view(view::derive(self)?);
+        }
+        Ok(())
+    }
+
+    /// Nothing is programmed before every source has told what it has, or its last known state was read from the disk.
+    fn may_program(&self) -> bool {
+        let synced = |name: &str| self.state.is_synced(&SourceId(name.into()));
+        self.programmed || (synced(MANIFESTS) && synced(INBOX) && (synced(STORE) || self.restored))
+    }
+
+    /// Returns what is wrong with the sources now.
+    pub(super) fn source_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, diagnostics) in &self.diagnostics {
+            let diagnostics = diagnostics.borrow();
+            problems.extend(diagnostics.errors.iter().map(|error| format!("{name}: {error}")));
+            problems.extend(diagnostics.problems.iter().map(|problem| format!("{name}: {problem}")));
+            if diagnostics.mismatches > 0 {
+                problems.push(format!(
+                    "{name}: {} announcement(s) for another node than their file's are refused",
+                    diagnostics.mismatches
+                ));
+            }
+        }
+        problems
+    }
+
+    /// Ends in order: what is known is on the disk.
+    pub fn finish(&mut self) {
+        self.drain_flows();
+        self.save();
+    }
+
+    /// Returns what has to be read before anything is programmed.
+    pub(super) fn waiting_for(&self) -> Vec<String> {
+        if self.programmed {
+            return Vec::new();
+        }
+        let missing = [MANIFESTS, INBOX, STORE].into_iter().filter(|name| !self.state.is_synced(&SourceId((*name).into())));
+        missing.map(|name| format!("source {name} has not been read yet")).collect()
+    }
+
+    fn program(&mut self) {
+        let change = std::mem::take(&mut self.pending);
+        let now = self.clock.now();
+        let due = self.reconciler.poll_timeout().is_some_and(|due| due <= now.time);
+        if change.dirty.is_empty() && self.programmed && !due {
+            return;
+        }
+        let policy = self.compiler.update(&self.state, &change).clone();
+        let plan = self.planner.plan(&self.state, &policy);
+        let result = self.reconciler.run(&plan, &mut self.tunnel, now.time);
+        let errors = result.err().unwrap_or_default();
+        self.shared.metrics.count_reconcile(errors.len());
+        self.reconcile_errors = errors.iter().map(ToString::to_string).collect();
+        for error in &self.reconcile_errors {
+            warn!(%error, "a step of the plan failed, and will be tried again");
+        }
+        if !change.dirty.is_empty() || !self.programmed {
+            self.overview = Overview::derive(&self.state, &self.config.node.cluster);
+            let zone = Zone::build(&self.state, &self.config.node.cluster, &self.zone_config);
+            self.zone.send_replace(Arc::new(zone));
+        }
+        self.routes = plan.routes;
+        if !self.programmed && self.reconcile_errors.is_empty() {
+            info!(peers = plan.peers.len(), routes = self.routes.len(), "programmed for the first time");
+            self.programmed = true;
+        }
+    }
+
+    /// Hands on the flow records that the tunnel has.
+    pub fn drain_flows(&mut self) {
+        while let Some(record) = self.tunnel.poll_flow() {
+            self.shared.metrics.count_flow(&record);
+            self.shared.flows.push(record);
+        }
+    }
+
+    /// Keeps the last known state on the disk, where it changed.
+    pub fn save(&mut self) {
+        if !std::mem::take(&mut self.snapshot_due) {
+            return;
+        }
+        let path = snapshot_path(&self.config);
+        if let Err(error) = statefile::save_atomic(&path, &self.state.snapshot()) {
+            warn!(path = %path.display(), %error, "the last known state was not saved, and will be tried again");
+            self.snapshot_due = true;
+        }
+    }
+}
+
+/// Returns where the last known state of the fleet is kept.
+pub fn snapshot_path(config: &AgentConfig) -> PathBuf {
+    config.state_dir.join("last-known-state")
+}

@@ -1,0 +1,260 @@
+//! The order of starting and stopping.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::policy::PolicyScope;
+use mesh_core::{Change, Event, NodeLink, SourceId, State, StateConfig, Time, Trust};
+use mesh_dataplane::{Planner, Reconciler};
+use mesh_discovery::{BindError, Server, Zone, ZoneConfig, ZoneConfigError};
+use mesh_policy::Compiler;
+use mesh_source::statefile::{self, Loaded, StateFileError};
+use mesh_source::{AnnounceError, InboxDirectory, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles};
+use mesh_wireguard::{Ended, Guard, NetlinkError, NodeKey, StartError, TABLE, UserTunnel, UserTunnelConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use super::control::{Control, INBOX, MANIFESTS, STORE, snapshot_path};
+use super::publish::PublisherRole;
+use super::view::{Overview, Shared, View};
+use super::{Clock, http};
+use crate::config::AgentConfig;
+
+/// How long events are gathered before everything is derived from them: one edit of many files is one change.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often timers, flow records and the view are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often a changed last known state is written to the disk.
+const SAVE: Duration = Duration::from_secs(2);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant is the part of its name, with its source")]
+pub enum AgentError {
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Key(#[from] keyfiles::KeyFileError),
+    #[error(transparent)]
+    State(#[from] StateFileError),
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
+    #[error("the guard cannot be put in place, so nothing is started: {0}")]
+    Guard(#[from] NetlinkError),
+    #[error(transparent)]
+    Tunnel(#[from] StartError),
+    #[error(transparent)]
+    Dns(#[from] BindError),
+    #[error("dns: {0}")]
+    Zone(#[from] ZoneConfigError),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    #[error(transparent)]
+    TunnelEnded(#[from] Ended),
+    #[error("socket {}: {source}", path.display())]
+    Api { path: PathBuf, source: io::Error },
+}
+
+/// Returns the guard that a configuration describes.
+pub fn guard(config: &AgentConfig) -> Guard {
+    Guard {
+        table: TABLE,
+        device: config.wireguard.device.clone(),
+        prefixes: config.fleet.prefixes.iter().copied().collect::<BTreeSet<_>>(),
+        except: config.guard_exceptions().into_iter().collect(),
+    }
+}
+
+/// Checks what the configuration names, without starting anything.
+pub fn check(config: &AgentConfig) -> Result<(), AgentError> {
+    ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
+    for directory in [&config.manifests, &config.inbox, &config.store] {
+        std::fs::read_dir(directory).map_err(|source| AgentError::File { path: directory.clone(), source })?;
+    }
+    if let Some(publisher) = &config.publisher {
+        keyfiles::read_signing_key(&publisher.key)?;
+    }
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
+    let clock = Clock::start();
+    check(&config)?;
+    // First of all: from here on nothing for the fleet leaves unencrypted, whatever happens below.
+    on_thread(|| guard(&config).up())?;
+    std::fs::create_dir_all(&config.state_dir).map_err(|source| AgentError::File { path: config.state_dir.clone(), source })?;
+    let key = NodeKey::from_bytes(*keyfiles::node_key(&config.state_dir.join("wireguard.key"))?);
+    let link = NodeLink {
+        id: config.node.clone(),
+        key: key.public(),
+        next_key: None,
+        endpoints: config.wireguard.endpoints.clone(),
+        overlay: config.wireguard.overlay.clone(),
+    };
+    let mut state = State::new(StateConfig {
+        fleet: config.fleet.name.as_str().into(),
+        trust: Trust::Signed { root: config.fleet.root, cluster: config.node.cluster.clone() },
+        settings: config.params.clone(),
+        domains: config.fqdns.clone(),
+    });
+    let restored = restore(&config, &mut state, clock)?;
+    let (events, mut incoming) = mpsc::channel(1024);
+    let own = PolicyScope::Cluster(config.node.cluster.clone());
+    let manifests = ManifestDirectory::new(SourceId(MANIFESTS.into()), &config.manifests, own);
+    let inbox = InboxDirectory::new(SourceId(INBOX.into()), &config.inbox, config.node.cluster.clone());
+    let store = StoreSource::new(SourceId(STORE.into()), &config.store);
+    let mut diagnostics = vec![(MANIFESTS, manifests.diagnostics()), (INBOX, inbox.diagnostics()), (STORE, store.diagnostics())];
+    feed(manifests, events.clone());
+    feed(inbox, events.clone());
+    feed(store, events);
+    mesh_source::announce(&config.inbox, &link)?;
+    if let Some(mirror) = &config.mirror {
+        let from = mirror.from.iter().map(|from| MirrorFrom { cluster: from.cluster.clone(), directory: from.store.clone() });
+        let mirror = Mirror::new(from, &config.store);
+        diagnostics.extend(mirror.diagnostics().into_values().map(|diagnostics| ("mirror", diagnostics)));
+        tokio::spawn(mirror.run());
+    }
+    let publisher = match &config.publisher {
+        Some(publisher) => Some(PublisherRole::start(&config, &publisher.key, clock.now())?),
+        None => None,
+    };
+    let tunnel = UserTunnel::start(UserTunnelConfig {
+        device: config.wireguard.device.clone(),
+        mtu: config.wireguard.mtu,
+        port: config.wireguard.port,
+        key,
+        table: TABLE,
+        mark: None,
+    })?;
+    let zone_config = ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
+    let (zone, zones) = watch::channel(Arc::new(Zone::build(&state, &config.node.cluster, &zone_config)));
+    let (stop, stopped) = watch::channel(false);
+    let dns = match config.dns.listen.as_slice() {
+        [] => None,
+        listen => Some(Server::bind(listen, config.dns.upstreams.clone(), zones).await?),
+    };
+    let listener = http::bind(&config.socket).map_err(|source| AgentError::Api { path: config.socket.clone(), source })?;
+    let planner = Planner::new(config.node.clone(), config.scope.into());
+    let mut control = Control {
+        clock,
+        state,
+        tunnel,
+        shared: Arc::new(Shared::new(View::empty(&config, link.key))),
+        zone,
+        zone_config,
+        publisher,
+        diagnostics,
+        compiler: Compiler::new(),
+        planner,
+        reconciler: Reconciler::new(),
+        pending: Change::default(),
+        restored,
+        programmed: false,
+        reconcile_errors: Vec::new(),
+        snapshot_due: false,
+        key: link.key,
+        routes: BTreeMap::new(),
+        overview: Overview::default(),
+        shown: Time::ZERO,
+        config,
+    };
+    let dns_task = dns.map(|dns| tokio::spawn(dns.run(until(stopped.clone()))));
+    let api_task = tokio::spawn(http::serve(listener, control.shared.clone(), until(stopped)));
+    info!(node = %control.config.node, key = %control.key, "started");
+    let outcome = drive(&mut control, &mut incoming).await;
+    info!("stopping: the guard stays up, `mesh-agent guard down` removes it");
+    control.finish();
+    stop.send_replace(true);
+    if let Some(task) = dns_task {
+        let _ = task.await;
+    }
+    api_task.abort();
+    let _ = std::fs::remove_file(&control.config.socket);
+    outcome
+}
+
+async fn drive(control: &mut Control, incoming: &mut mpsc::Receiver<Event>) -> Result<(), AgentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let mut tick = tokio::time::interval(TICK);
+    let mut save = tokio::time::interval(SAVE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    save.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = incoming.recv() => {
+                let Some(event) = event else { return Ok(()) };
+                control.handle_event(event);
+                gather(control, incoming).await;
+                tokio::task::block_in_place(|| control.converge())?;
+            }
+            _ = tick.tick() => {
+                control.drain_flows();
+                tokio::task::block_in_place(|| control.converge())?;
+            }
+            _ = save.tick() => tokio::task::block_in_place(|| control.save()),
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Takes the events that come in quick succession.
+async fn gather(control: &mut Control, incoming: &mut mpsc::Receiver<Event>) {
+    let end = tokio::time::Instant::now() + 4 * GATHER;
+    while let Ok(Some(event)) = tokio::time::timeout_at(end.min(tokio::time::Instant::now() + GATHER), incoming.recv()).await {
+        control.handle_event(event);
+    }
+}
+
+/// Feeds a source's events to the control loop, for as long as there is one.
+fn feed(mut source: impl Source + 'static, events: mpsc::Sender<Event>) {
+    tokio::spawn(async move {
+        loop {
+            match source.next().await {
+                Ok(event) => {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "a source cannot be read, and will be tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    });
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Netlink calls that block run beside the runtime.
+fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().expect("the work does not panic"))
+}
+
+/// Reads the last known state of the fleet; a file that cannot be used is set aside.
+fn restore(config: &AgentConfig, state: &mut State, clock: Clock) -> Result<bool, AgentError> {
+    let path = snapshot_path(config);
+    let Loaded::State(bytes) = statefile::load(&path)? else { return Ok(false) };
+    match state.restore(&bytes, clock.now()) {
+        Ok(change) => {
+            info!(facts = change.dirty.len(), "the last known state was read");
+            Ok(true)
+        }
+        Err(error) => {
+            let aside = statefile::set_aside(&path)?;
+            warn!(aside = %aside.display(), %error, "the last known state cannot be used");
+            Ok(false)
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The commands of `meshctl`, apart from the lab.
+
+pub mod agent;
+pub mod check;
+pub mod fleet;
