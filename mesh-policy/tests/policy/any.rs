@@ -32,7 +32,7 @@ fn some_labels() -> impl Strategy<Value = Labels> {
 }
 
 /// Every address of the small world: pods and overlays in the clusters' prefixes, nodes, and the outside.
-pub fn address() -> impl Strategy<Value = IpAddr> {
+pub(crate) fn address() -> impl Strategy<Value = IpAddr> {
     let pod = (1u8..=3, 1u8..=6).prop_map(|(cluster, host)| ip(&format!("10.{cluster}.0.{host}")));
     let pod6 = (1u8..=3, 1u8..=3).prop_map(|(cluster, host)| ip(&format!("fd00:{cluster}::{host}")));
     let node = (1u8..=2, 1u8..=2).prop_map(|(cluster, host)| ip(&format!("172.16.{cluster}.{host}")));
@@ -41,19 +41,19 @@ pub fn address() -> impl Strategy<Value = IpAddr> {
 }
 
 /// Addresses of two ends of one family.
-pub fn ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+pub(crate) fn ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
     (address(), address()).prop_filter("one family", |(a, b)| a.is_ipv4() == b.is_ipv4())
 }
 
-pub fn protocol() -> impl Strategy<Value = Protocol> {
+pub(crate) fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp), 1 => Just(Protocol::Other(1)), 1 => Just(Protocol::Other(47))]
 }
 
-pub fn port() -> impl Strategy<Value = u16> {
+pub(crate) fn port() -> impl Strategy<Value = u16> {
     select(&[0u16, 53, 79, 80, 81, 8080, 65535][..])
 }
 
-pub fn tuple() -> impl Strategy<Value = FiveTuple> {
+pub(crate) fn tuple() -> impl Strategy<Value = FiveTuple> {
     (ends(), protocol(), port()).prop_map(|((source, destination), protocol, destination_port)| FiveTuple {
         source,
         destination,
@@ -279,7 +279,7 @@ fn exporting() -> impl Strategy<Value = Resource> {
 }
 
 /// Any fact that policy depends on, and a lease, which it does not depend on.
-pub fn resource() -> impl Strategy<Value = Resource> {
+pub(crate) fn resource() -> impl Strategy<Value = Resource> {
     let ns = (cluster(), namespace(), select(&["", "env=prod", "tier=a"][..]))
         .prop_map(|(cluster, name, text)| Resource::Namespace(Namespace { cluster, name, labels: labels(text) }));
     let node_id = || (cluster(), object(&["n1", "n2"])).prop_map(|(cluster, name)| NodeId { cluster, name });
@@ -304,16 +304,16 @@ pub fn resource() -> impl Strategy<Value = Resource> {
 
 /// A step of a history: a fact is so, or one of those there were is no more.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     Set(Resource),
     Unset(Index),
 }
 
-pub fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![3 => resource().prop_map(Step::Set), 1 => any::<Index>().prop_map(Step::Unset)]
 }
 
-pub fn settings() -> impl Strategy<Value = Settings> {
+pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     let default = prop_oneof![
         2 => Just(None),
         2 => Just(Some(CrossClusterDefault::Exports)),
@@ -330,6 +330,6 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-pub fn trust() -> impl Strategy<Value = Trust> {
+pub(crate) fn trust() -> impl Strategy<Value = Trust> {
     prop_oneof![Just(Trust::Open), Just(Trust::Declared)]
 }

@@ -8,24 +8,24 @@ use mesh_core::*;
 use mesh_policy::{PolicySet, naive};
 
 /// A state and the words to fill and to ask it.
-pub struct Fleet {
-    pub state: State,
+pub(crate) struct Fleet {
+    pub(crate) state: State,
 }
 
 fn source() -> SourceId {
     SourceId("test".into())
 }
 
-pub fn now() -> Now {
+pub(crate) fn now() -> Now {
     Now { time: Time::default(), wall: WallTime::default() }
 }
 
-pub fn labels(text: &str) -> Labels {
+pub(crate) fn labels(text: &str) -> Labels {
     text.split_terminator(',').map(|pair| pair.split_once('=').expect("key=value")).collect()
 }
 
 /// Reads `key=value` requirements, `!key` for DoesNotExist, `key!=value` for NotIn; empty for everything.
-pub fn selector(text: &str) -> Selector {
+pub(crate) fn selector(text: &str) -> Selector {
     let requirement = |part: &str| match (part.strip_prefix('!'), part.split_once("!="), part.split_once('=')) {
         (Some(key), ..) => Requirement::DoesNotExist(key.into()),
         (_, Some((key, value)), _) => Requirement::NotIn(key.into(), vec![value.into()]),
@@ -35,41 +35,41 @@ pub fn selector(text: &str) -> Selector {
     Selector { requirements: text.split_terminator(',').map(requirement).collect() }
 }
 
-pub fn prefix(text: &str) -> Prefix {
+pub(crate) fn prefix(text: &str) -> Prefix {
     text.parse().expect("a prefix")
 }
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
 impl Fleet {
     /// Makes a fleet of plain directories without grants.
-    pub fn open() -> Fleet {
+    pub(crate) fn open() -> Fleet {
         Fleet::with(Trust::Open, Settings::default())
     }
 
-    pub fn with(trust: Trust, settings: Settings) -> Fleet {
+    pub(crate) fn with(trust: Trust, settings: Settings) -> Fleet {
         let domains = [("api.example.com", "192.0.2.7"), ("a.b.example.com", "192.0.2.8"), ("example.com", "192.0.2.9")];
         let domains = domains.into_iter().map(|(name, address)| (Arc::from(name), vec![ip(address)])).collect();
         Fleet { state: State::new(StateConfig { fleet: "test".into(), trust, settings, domains }) }
     }
 
-    pub fn set(&mut self, resource: Resource) -> Change {
+    pub(crate) fn set(&mut self, resource: Resource) -> Change {
         self.state.apply(Event::Set(source(), resource), now())
     }
 
-    pub fn unset(&mut self, key: Key) -> Change {
+    pub(crate) fn unset(&mut self, key: Key) -> Change {
         self.state.apply(Event::Unset(source(), key), now())
     }
 
-    pub fn namespace(&mut self, cluster: &str, name: &str, text: &str) -> &mut Fleet {
+    pub(crate) fn namespace(&mut self, cluster: &str, name: &str, text: &str) -> &mut Fleet {
         let (cluster, name) = (cluster.parse().expect("name"), name.parse().expect("name"));
         let _ = self.set(Resource::Namespace(Namespace { cluster, name, labels: labels(text) }));
         self
     }
 
-    pub fn node(&mut self, id: &str, addresses: &str, text: &str) -> &mut Fleet {
+    pub(crate) fn node(&mut self, id: &str, addresses: &str, text: &str) -> &mut Fleet {
         let addresses = addresses.split_terminator(',').map(ip).collect();
         let id = id.parse().expect("name");
         let _ = self.set(Resource::Node(Node { id, labels: labels(text), addresses, prefixes: Vec::new() }));
@@ -77,23 +77,23 @@ impl Fleet {
     }
 
     /// Adds a pod on node `n1`; `ports` are `name:port/protocol`.
-    pub fn pod(&mut self, id: &str, addresses: &str, text: &str, ports: &str) -> &mut Fleet {
+    pub(crate) fn pod(&mut self, id: &str, addresses: &str, text: &str, ports: &str) -> &mut Fleet {
         let _ = self.set(Resource::Workload(workload(id, addresses, text, ports)));
         self
     }
 
-    pub fn network_policy(&mut self, policy: NetworkPolicy) -> &mut Fleet {
+    pub(crate) fn network_policy(&mut self, policy: NetworkPolicy) -> &mut Fleet {
         let _ = self.set(Resource::NetworkPolicy(Arc::new(policy)));
         self
     }
 
-    pub fn cluster_policy(&mut self, policy: ClusterNetworkPolicy) -> &mut Fleet {
+    pub(crate) fn cluster_policy(&mut self, policy: ClusterNetworkPolicy) -> &mut Fleet {
         let _ = self.set(Resource::ClusterNetworkPolicy(Arc::new(policy)));
         self
     }
 
     /// Grants a cluster its prefix, the namespace `shop` and exports of it.
-    pub fn grant(&mut self, cluster: &str, prefixes: &str, attributes: &str) -> &mut Fleet {
+    pub(crate) fn grant(&mut self, cluster: &str, prefixes: &str, attributes: &str) -> &mut Fleet {
         let _ = self.set(Resource::Grant(Arc::new(Grant {
             cluster: cluster.parse().expect("name"),
             key: None,
@@ -110,7 +110,7 @@ impl Fleet {
     }
 
     /// Asks for a side of `10.1.0.1 > 10.2.0.1:80/TCP` and answers `Verdict`'s own text; both evaluators must agree.
-    pub fn ask(&self, text: &str, direction: Direction) -> String {
+    pub(crate) fn ask(&self, text: &str, direction: Direction) -> String {
         let tuple = tuple(text);
         let expected = naive::decide(&self.state, &tuple, direction);
         let set = PolicySet::compile(&self.state);
@@ -118,16 +118,16 @@ impl Fleet {
         expected.to_string()
     }
 
-    pub fn ingress(&self, text: &str) -> String {
+    pub(crate) fn ingress(&self, text: &str) -> String {
         self.ask(text, Direction::Ingress)
     }
 
-    pub fn egress(&self, text: &str) -> String {
+    pub(crate) fn egress(&self, text: &str) -> String {
         self.ask(text, Direction::Egress)
     }
 }
 
-pub fn workload(id: &str, addresses: &str, text: &str, ports: &str) -> Workload {
+pub(crate) fn workload(id: &str, addresses: &str, text: &str, ports: &str) -> Workload {
     let named = |text: &str| {
         let (name, rest) = text.split_once(':').expect("name:port/protocol");
         let (port, protocol) = rest.split_once('/').expect("port/protocol");
@@ -146,7 +146,7 @@ pub fn workload(id: &str, addresses: &str, text: &str, ports: &str) -> Workload 
 }
 
 /// Reads `10.1.0.1 > 10.2.0.1 80/TCP` (any port: 0).
-pub fn tuple(text: &str) -> FiveTuple {
+pub(crate) fn tuple(text: &str) -> FiveTuple {
     let (source, rest) = text.split_once(" > ").expect("source > destination");
     let (destination, rest) = rest.split_once(' ').expect("destination port/protocol");
     let (port, protocol) = rest.split_once('/').expect("port/protocol");
@@ -159,12 +159,12 @@ pub fn tuple(text: &str) -> FiveTuple {
     }
 }
 
-pub fn own(cluster: &str) -> PolicyScope {
+pub(crate) fn own(cluster: &str) -> PolicyScope {
     PolicyScope::Cluster(cluster.parse().expect("name"))
 }
 
 /// Makes a NetworkPolicy of `shop` without rules in either direction.
-pub fn network_policy(scope: PolicyScope, name: &str, subject: &str) -> NetworkPolicy {
+pub(crate) fn network_policy(scope: PolicyScope, name: &str, subject: &str) -> NetworkPolicy {
     NetworkPolicy {
         scope,
         namespace: "shop".parse().expect("name"),
@@ -176,29 +176,29 @@ pub fn network_policy(scope: PolicyScope, name: &str, subject: &str) -> NetworkP
 }
 
 /// Makes a ClusterNetworkPolicy without rules for every workload.
-pub fn cluster_policy(scope: PolicyScope, name: &str, tier: PolicyTier, priority: i32) -> ClusterNetworkPolicy {
+pub(crate) fn cluster_policy(scope: PolicyScope, name: &str, tier: PolicyTier, priority: i32) -> ClusterNetworkPolicy {
     let subject = WorkloadMatch { namespaces: Selector::ALL, pods: None };
     let name = name.parse().expect("name");
     ClusterNetworkPolicy { scope, name, tier, priority, subject, ingress: Vec::new(), egress: Vec::new() }
 }
 
-pub fn rule(action: RuleAction, peer: ClusterPeer, protocols: Vec<PortMatch>) -> ClusterRule {
+pub(crate) fn rule(action: RuleAction, peer: ClusterPeer, protocols: Vec<PortMatch>) -> ClusterRule {
     ClusterRule { action, peers: vec![peer], protocols, unknown: false }
 }
 
 /// Every workload of every cluster.
-pub fn everyone() -> ClusterPeer {
+pub(crate) fn everyone() -> ClusterPeer {
     ClusterPeer::Workloads(WorkloadMatch { namespaces: Selector::ALL, pods: None })
 }
 
-pub fn pods(selector_text: &str) -> NetworkPolicyPeer {
+pub(crate) fn pods(selector_text: &str) -> NetworkPolicyPeer {
     NetworkPolicyPeer::Workloads { namespaces: None, pods: Some(selector(selector_text)) }
 }
 
-pub fn block(cidr: &str, except: &str) -> NetworkPolicyPeer {
+pub(crate) fn block(cidr: &str, except: &str) -> NetworkPolicyPeer {
     NetworkPolicyPeer::IpBlock { cidr: prefix(cidr), except: except.split_terminator(',').map(prefix).collect() }
 }
 
-pub fn tcp(port: u16) -> PortMatch {
+pub(crate) fn tcp(port: u16) -> PortMatch {
     PortMatch::Range(Protocol::Tcp, port, port)
 }
