@@ -15,7 +15,8 @@ pub(crate) const METRIC_GUARD: u32 = u32::MAX;
 ///
 /// ```text
 ///   priority    0  lookup local
-///   priority 7300  iif landbridge0 lookup main     what comes out of the tunnel is delivered
+///   priority 7300  iif landbridge0 lookup main     what comes out of the tunnel is delivered, never by a default route
+///   priority 7300  iif lo to <local> lookup main   the node's own packets to its own workloads, likewise
 ///   priority 7301  lookup 7300                     throw <except>, dev landbridge0 <routes>, blackhole <prefixes>
 ///   priority 32766 lookup main
 /// ```
@@ -30,6 +31,8 @@ pub struct Guard {
     pub device: String,
     /// What must never leave in the clear.
     pub prefixes: BTreeSet<Prefix>,
+    /// The node's own prefixes: its own packets to them (answers of its DNS server, probes of its kubelet) take the main table.
+    pub local: BTreeSet<Prefix>,
     /// What is left to the other routes: with scope fleet the own cluster's prefixes, with scope cluster the node's own.
     pub except: BTreeSet<Prefix>,
 }
@@ -54,7 +57,7 @@ impl Guard {
         for route in &wanted {
             routing.set_route(*route)?;
         }
-        install_rules(&mut routing, &self.device, self.table)?;
+        install_rules(&mut routing, &self.rules())?;
         let stale = routing.routes(self.table)?.into_iter().filter(|route| route.metric == METRIC_GUARD);
         for route in stale.filter(|route| !wanted.contains(route)) {
             routing.delete_route(route)?;
@@ -78,14 +81,18 @@ impl Guard {
     /// Reads back what is in place.
     pub fn status(&self) -> Result<GuardStatus, NetlinkError> {
         let mut routing = Routing::open()?;
-        let present = routing.rules()?;
+        let present: BTreeSet<Rule> = routing.rules()?.into_iter().collect();
         let routes = routing.routes(self.table)?;
         let of = |to: Destination| routes.iter().filter(move |route| route.to == to).map(|route| route.prefix).collect();
         Ok(GuardStatus {
-            rules: rules(&self.device, self.table).all(|rule| present.contains(&rule)),
+            rules: self.rules().is_subset(&present),
             guarded: of(Destination::Blackhole),
             excepted: of(Destination::Throw),
         })
+    }
+
+    fn rules(&self) -> BTreeSet<Rule> {
+        rules(&self.device, self.table, self.local.iter().copied())
     }
 
     fn routes(&self) -> impl Iterator<Item = Route> {
@@ -97,15 +104,28 @@ impl Guard {
     }
 }
 
-/// Adds the rules; those that are there stay.
-pub(crate) fn install_rules(routing: &mut Routing, device: &str, table: u32) -> Result<(), NetlinkError> {
-    rules(device, table).try_for_each(|rule| routing.add_rule(&rule))
+/// Returns the rules, for both families. `local` are the node's own prefixes, which its own packets reach without the tunnel.
+///
+/// A default route is never taken for a fleet address: what no workload's route takes goes on to the table of ours.
+pub(crate) fn rules(device: &str, table: u32, local: impl IntoIterator<Item = Prefix>) -> BTreeSet<Rule> {
+    let to_main = |ipv4, input: &str, to| Rule {
+        ipv4,
+        priority: PRIORITY_DELIVER,
+        table: TABLE_MAIN,
+        input: Some(input.to_owned()),
+        to,
+        no_default: true,
+    };
+    let mut rules: BTreeSet<Rule> = local.into_iter().map(|prefix| to_main(prefix.is_ipv4(), "lo", Some(prefix))).collect();
+    for ipv4 in [true, false] {
+        rules.insert(to_main(ipv4, device, None));
+        rules.insert(Rule { ipv4, priority: PRIORITY_OVERLAY, table, input: None, to: None, no_default: false });
+    }
+    rules
 }
 
-fn rules(device: &str, table: u32) -> impl Iterator<Item = Rule> {
-    let device = device.to_owned();
-    [true, false].into_iter().flat_map(move |ipv4| {
-        let deliver = Rule { ipv4, priority: PRIORITY_DELIVER, table: TABLE_MAIN, input: Some(device.clone()) };
-        [deliver, Rule { ipv4, priority: PRIORITY_OVERLAY, table, input: None }]
-    })
+/// Adds the rules of `wanted` that are not there.
+pub(crate) fn install_rules(routing: &mut Routing, wanted: &BTreeSet<Rule>) -> Result<(), NetlinkError> {
+    let present: BTreeSet<Rule> = routing.rules()?.into_iter().collect();
+    wanted.difference(&present).try_for_each(|rule| routing.add_rule(rule))
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use mesh_core::{FlowRecord, NodeId, Prefix};
 use mesh_dataplane::{Actual, Local, Op, Scope, ServiceTable, Tunnel, TunnelError};
 
+use crate::NodeKey;
 use crate::driver::{Driver, Ended, StatsHandle};
 use crate::engine::Engine;
-use crate::guard::install_rules;
+use crate::guard;
 use crate::message::DATA_OVERHEAD;
 use crate::netlink::NetlinkError;
 use crate::netlink::route::{Route, Routing};
@@ -19,7 +20,6 @@ use crate::session::{BoringKey, BoringSession};
 use crate::stats::TunnelStats;
 use crate::tun::{Tun, TunError};
 use crate::udp::Udp;
-use crate::{NodeKey, PRIORITY_OVERLAY};
 
 mod routes;
 mod sysctl;
@@ -109,7 +109,7 @@ impl UserTunnel {
         let index = routing.link(&config.device)?.ok_or_else(gone)?;
         routing.bring_up(index, u32::from(config.mtu), QUEUE)?;
         let guarded = routes::guarded(&routing.routes(config.table)?);
-        install_rules(&mut routing, &config.device, config.table)?;
+        guard::install_rules(&mut routing, &guard::rules(&config.device, config.table, []))?;
         let engine = Engine::<BoringSession>::new(BoringKey::new(config.key.clone()));
         let driver = Driver::start(engine, tun, udp, config.mtu).map_err(StartError::Thread)?;
         tracing::info!(device = config.device, port, key = %config.key.public(), "user tunnel started");
@@ -201,7 +201,8 @@ impl UserTunnel {
         }
         self.tell(op)?;
         let before = self.local.replace(local.clone());
-        let programmed = self.program_routes(&op.to_string()).and_then(|()| {
+        let ruled = self.install_rules().map_err(|error| failed(op, error));
+        let programmed = ruled.and_then(|()| self.program_routes(&op.to_string())).and_then(|()| {
             // The preferred source of the overlay routes is the overlay address.
             let overlay: Vec<Route> = self.routes.keys().map(|prefix| self.overlay_route(*prefix)).collect();
             overlay.into_iter().try_for_each(|route| self.routing.set_route(route)).map_err(|error| failed(op, error))
@@ -211,6 +212,12 @@ impl UserTunnel {
             return Err(error);
         }
         Ok(())
+    }
+
+    fn install_rules(&mut self) -> Result<(), NetlinkError> {
+        let local = self.local.iter().flat_map(|local| local.prefixes.iter().copied());
+        let wanted = guard::rules(&self.config.device, self.config.table, local);
+        guard::install_rules(&mut self.routing, &wanted)
     }
 
     /// Writes the service table, once there is one: a restarted agent leaves the one of the agent before until then.
@@ -240,11 +247,8 @@ impl UserTunnel {
         let peers = self.driver.peers().map_err(|error| TunnelError::refused("read back", error))?;
         let programmed = self.routing.routes(self.config.table).map_err(unreadable)?;
         let addresses: BTreeSet<IpAddr> = self.routing.addresses(self.index).map_err(unreadable)?.into_iter().collect();
-        let rules = self.routing.rules().map_err(unreadable)?;
         // Without the rules no route of ours is asked; they are put back here, as they belong to no step.
-        if rules.iter().filter(|rule| rule.priority == PRIORITY_OVERLAY).count() < 2 {
-            install_rules(&mut self.routing, &self.config.device, self.config.table).map_err(unreadable)?;
-        }
+        self.install_rules().map_err(unreadable)?;
         let statics = self.static_routes();
         let local = self.local.clone().filter(|local| {
             let expected: BTreeSet<IpAddr> = local.overlay.iter().copied().collect();

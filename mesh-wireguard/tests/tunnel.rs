@@ -69,6 +69,7 @@ fn conforms() {
                 table: mesh_wireguard::TABLE,
                 device: mesh_wireguard::DEVICE.into(),
                 prefixes: Default::default(),
+                local: Default::default(),
                 except: Default::default(),
             };
             guard.down().unwrap();
@@ -224,6 +225,7 @@ fn guard_holds_before_the_start_and_after_the_end() {
         table: mesh_wireguard::TABLE,
         device: mesh_wireguard::DEVICE.into(),
         prefixes: a.guarded(),
+        local: a.prefixes().into(),
         except: a.prefixes().into(),
     };
     let up = guard.clone();
@@ -252,6 +254,7 @@ fn guard_holds_before_the_start_and_after_the_end() {
         table: mesh_wireguard::TABLE,
         device: mesh_wireguard::DEVICE.into(),
         prefixes: Default::default(),
+        local: Default::default(),
         except: Default::default(),
     };
     b.netns.run(move || guard_b.down().unwrap());

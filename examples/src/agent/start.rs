@@ -66,6 +66,7 @@ pub fn guard(config: &AgentConfig) -> Guard {
         table: TABLE,
         device: config.wireguard.device.clone(),
         prefixes: config.fleet.prefixes.iter().copied().collect::<BTreeSet<_>>(),
+        local: config.fleet.node_prefixes.iter().copied().collect(),
         except: config.guard_exceptions().into_iter().collect(),
     }
 }

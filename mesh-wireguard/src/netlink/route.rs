@@ -40,8 +40,12 @@ pub(crate) struct Rule {
     pub(crate) ipv4: bool,
     pub(crate) priority: u32,
     pub(crate) table: u32,
-    /// Only for packets that came in by the device of this name.
+    /// Only for packets that came in by the device of this name; `lo` for the node's own.
     pub(crate) input: Option<String>,
+    /// Only for packets to this prefix.
+    pub(crate) to: Option<Prefix>,
+    /// A default route of the table does not count.
+    pub(crate) no_default: bool,
 }
 
 /// The kernel's routing, as one network namespace has it.
@@ -249,6 +253,13 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         RuleAttribute::Other(DefaultNla::new(21, vec![PROTOCOL])),
     ];
     message.attributes.extend(rule.input.clone().map(RuleAttribute::Iifname));
+    if let Some(prefix) = rule.to {
+        message.header.dst_len = prefix.len();
+        message.attributes.push(RuleAttribute::Destination(prefix.address()));
+    }
+    if rule.no_default {
+        message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+    }
     message
 }
 
@@ -258,6 +269,8 @@ fn read_rule(message: &RuleMessage) -> Option<Rule> {
         priority: 0,
         table: u32::from(message.header.table),
         input: None,
+        to: None,
+        no_default: false,
     };
     let mut ours = false;
     for attribute in &message.attributes {
@@ -265,6 +278,8 @@ fn read_rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
+            RuleAttribute::Destination(address) => rule.to = Prefix::new(*address, message.header.dst_len),
+            RuleAttribute::SuppressPrefixLen(0) => rule.no_default = true,
             RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
             _ => {}
         }
