@@ -30,7 +30,7 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         log_format: LogFormat,
         /// What is logged: a level, or per-module directives
-        #[arg(long, env = "LANDBRIDGE_LOG", default_value = "info", value_name = "FILTER")]
+        #[arg(long, env = "LANDBRIDGE_LOG", default_value = "info,boringtun=off", value_name = "FILTER")]
         log: String,
     },
     /// The routes that fail closed: they stand before the agent starts and after it ends, until `down`

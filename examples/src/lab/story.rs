@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_core::{FlowEvent, FlowRecord, WorkloadId};
+use mesh_core::{Direction, FlowEvent, FlowRecord, WorkloadId};
 use mesh_lab::probe::{ProbeFailure, ProbeResult};
 use mesh_lab::{Capture, CaptureReport};
 
@@ -152,11 +152,9 @@ impl Story<'_> {
             };
             self.see(result.is_ok() && kept, &format!("{WEB} fetched {url} in {} ms: {seen}", result.elapsed_ms));
         }
-        let egress =
-            self.flow(WEB, "west/shop/db-0", |record| record.allowed && record.direction == mesh_core::Direction::Egress)?;
+        let egress = self.flow(WEB, "west/shop/db-0", |record| record.allowed && record.direction == Direction::Egress)?;
         self.see_flow(egress.as_ref(), "fleet-default");
-        let ingress =
-            self.flow(WEB, "west/shop/db-0", |record| record.allowed && record.direction == mesh_core::Direction::Ingress)?;
+        let ingress = self.flow(WEB, "west/shop/db-0", |record| record.allowed && record.direction == Direction::Ingress)?;
         self.see_flow(ingress.as_ref(), "west/NetworkPolicy/shop/db-in/ingress[0]");
         Ok(())
     }
@@ -239,20 +237,23 @@ impl Story<'_> {
 
     fn flows(&mut self) -> Result<(), StoryError> {
         self.begin("Every flow is on record at both ends, with both identities and the same flow id")?;
-        let opened = |record: &FlowRecord| record.event == FlowEvent::Opened && record.allowed;
-        let egress =
-            self.flow(WEB, "west/shop/db-0", |record| opened(record) && record.direction == mesh_core::Direction::Egress)?;
-        let Some(egress) = egress else {
-            self.see(false, "no flow on record at its source");
+        let opened = |direction| {
+            move |record: &FlowRecord| record.event == FlowEvent::Opened && record.allowed && record.direction == direction
+        };
+        let Some(ingress) = self.flow(WEB, "west/shop/db-0", opened(Direction::Ingress))? else {
+            self.see(false, "no flow on record at its destination");
             return Ok(());
         };
-        let ingress = self
-            .flow(WEB, "west/shop/db-0", |record| record.id == egress.id && record.direction == mesh_core::Direction::Ingress)?;
+        let egress = self.flow(WEB, "west/shop/db-0", |record| record.id == ingress.id && opened(Direction::Egress)(record))?;
+        let Some(egress) = egress else {
+            self.see(false, "the flow is not on record at its source");
+            return Ok(());
+        };
         let identities = [&egress.source.identity, &egress.destination.identity];
-        for record in std::iter::once(&egress).chain(&ingress) {
+        for record in [&egress, &ingress] {
             println!("        {}", crate::cli::agent::describe_flow(record));
         }
-        let same = ingress.as_ref().is_some_and(|other| [&other.source.identity, &other.destination.identity] == identities);
+        let same = [&ingress.source.identity, &ingress.destination.identity] == identities;
         self.see(same && identities.iter().all(|identity| identity.is_some()), &format!("id {}", egress.id));
         for (end, identity) in [("source", identities[0]), ("destination", identities[1])] {
             println!("        {end} identity {}", identity.as_deref().unwrap_or("unknown"));

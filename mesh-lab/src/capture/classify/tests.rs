@@ -39,11 +39,11 @@ fn message(kind: u8, length: usize) -> Vec<u8> {
 
 #[test]
 fn wireguard_is_known_by_port_type_reserved_bytes_and_length() {
-    for (kind, length) in [(1, 148), (2, 92), (3, 64), (4, 32), (4, 1440)] {
+    for (kind, length) in [(1, 148), (2, 92), (3, 64), (4, 32), (4, 33), (4, 1452)] {
         let found = class(0x0800, &udp4(51820, &message(kind, length)));
         assert!(matches!(found, Class::WireGuard(counts) if counts.total() == 1), "{kind} {length}: {found:?}");
     }
-    for (kind, length) in [(0, 148), (1, 147), (2, 64), (4, 33), (4, 16), (5, 148)] {
+    for (kind, length) in [(0, 148), (1, 147), (2, 64), (4, 31), (4, 16), (5, 148)] {
         assert_eq!(class(0x0800, &udp4(51820, &message(kind, length))), Class::Other, "{kind} {length}");
     }
     let mut reserved = message(4, 64);
