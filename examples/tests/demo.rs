@@ -1,5 +1,7 @@
 //! The main job, as a newcomer runs it.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 mod common;
 
 use std::process::{Command, Stdio};

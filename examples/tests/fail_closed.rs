@@ -1,5 +1,7 @@
 //! Nothing leaves a node in plaintext, and nothing denied arrives.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! What comes from outside may be anything: a running agent counts it and goes on.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Connections outlive the agents.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 mod common;
 
 use std::net::{SocketAddr, TcpListener};

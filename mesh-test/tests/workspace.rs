@@ -1,5 +1,7 @@
 //! Holds the workspace to its own rules: one-way dependencies, pure crates, licences, file sizes.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -71,7 +71,7 @@ pub fn guard(config: &AgentConfig) -> Guard {
     }
 }
 
-/// Checks what the configuration names, without starting anything.
+/// Checks what the configuration names, without starting anything. A running agent waits for a directory that is not there.
 pub fn check(config: &AgentConfig) -> Result<(), AgentError> {
     ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
     for directory in [&config.manifests, &config.inbox, &config.store] {
@@ -86,7 +86,6 @@ pub fn check(config: &AgentConfig) -> Result<(), AgentError> {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let clock = Clock::start();
-    check(&config)?;
     // First of all: from here on nothing for the fleet leaves unencrypted, whatever happens below.
     on_thread(|| guard(&config).up())?;
     std::fs::create_dir_all(&config.state_dir).map_err(|source| AgentError::File { path: config.state_dir.clone(), source })?;

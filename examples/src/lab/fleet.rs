@@ -20,7 +20,7 @@ use mesh_source::keyfiles;
 use super::files::{Files, copy_tree, write_atomic};
 use super::nodes::{self, Common, Underlay};
 use super::{Cancel, Cancelled};
-use crate::api::Health;
+use crate::api::Peer;
 use crate::cli::check;
 use crate::client::{Client, ClientError};
 use crate::fleet::{SignError, sign_fleet};
@@ -256,9 +256,9 @@ impl Fleet {
         self.runtime.block_on(self.client(node).json("/status"))
     }
 
-    /// Asks a node's agent for its health.
-    pub fn health(&self, node: &NodeId) -> Result<Health, ClientError> {
-        self.runtime.block_on(self.client(node).json("/health"))
+    /// Asks a node's agent for its peers.
+    pub fn peers(&self, node: &NodeId) -> Result<Vec<Peer>, ClientError> {
+        self.runtime.block_on(self.client(node).json("/peers"))
     }
 
     /// Asks a node's agent for its metrics.
