@@ -36,18 +36,19 @@ pub(super) fn node(meta: &Meta<'_>, cluster: &ClusterName) -> Option<Resource> {
 
 pub(super) fn pod(meta: &Meta<'_>, cluster: &ClusterName) -> Option<Resource> {
     let (name, namespace, labels) = (meta.name::<ObjectName>(), meta.namespace(), meta.labels());
-    let spec = meta.spec();
+    // The API requires a spec; a Pod of a test or an export that says nothing there says nothing wrong either.
+    let spec = meta.root.get("spec").map(|spec| spec.object());
     let status = meta.root.get("status").map(|status| status.object());
     let addresses = status.as_ref().map(pod_addresses).unwrap_or_default();
-    let spec = spec?;
-    let service_account = spec.get("serviceAccountName").or_else(|| spec.get("serviceAccount"));
+    let field = |name: &str| spec.as_ref().and_then(|spec| spec.get(name));
+    let service_account = field("serviceAccountName").or_else(|| field("serviceAccount"));
     let service_account = service_account.map_or(Some("default".into()), |cursor| {
         let name: ObjectName = cursor.parse()?;
         Some(name.as_str().into())
     });
-    let node = spec.get("nodeName").and_then(|cursor| cursor.parse());
-    let host_network = spec.flag("hostNetwork");
-    let ports = container_ports(&spec);
+    let node = field("nodeName").and_then(|cursor| cursor.parse());
+    let host_network = spec.as_ref().is_some_and(|spec| spec.flag("hostNetwork"));
+    let ports = spec.as_ref().map(container_ports).unwrap_or_default();
     Some(Resource::Workload(Workload {
         id: WorkloadId { cluster: cluster.clone(), namespace: namespace?, name: name? },
         labels,
