@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_core::manifest::{self, FleetFile};
-use mesh_core::{Bytes, ClusterName, PublicKey, RootRecord, SecretKey};
+use mesh_core::state::MAX_CLOCK_SKEW;
+use mesh_core::{Bytes, ClusterName, PublicKey, RootRecord, SecretKey, WallTime};
 use mesh_source::keyfiles::KeyFileError;
 use mesh_source::{DirectoryStore, RecordPath, Store, StoreError};
 
@@ -86,8 +87,12 @@ pub fn sign_fleet(
     store: &Path,
 ) -> Result<Vec<RecordPath>, SignError> {
     let mut fleet = read_fleet(directory)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let begin = WallTime::from_unix_secs(now.as_secs()) - MAX_CLOCK_SKEW;
     for (name, cluster) in &mut fleet.clusters {
         cluster.key = cluster.key.or(keys.get(name).copied());
+        // Of two grants of one epoch the later one counts, so that signing again after an edit is enough.
+        cluster.not_before = cluster.not_before.or(Some(begin));
     }
     let mut artifacts: Vec<(RecordPath, Bytes)> = Vec::new();
     for grant in fleet.grants() {
@@ -96,7 +101,7 @@ pub fn sign_fleet(
         let record = RootRecord::Grant(Arc::new(grant));
         artifacts.push((path, record.sign(root).map_err(|source| SignError::Sign { subject, source })?));
     }
-    let serial = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let serial = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     let policies = RootRecord::Policies { serial, manifests: read_policies(directory)? };
     let signed = policies.sign(root).map_err(|source| SignError::Sign { subject: "the fleet's policies".into(), source })?;
     artifacts.push((RecordPath::policies(), signed));

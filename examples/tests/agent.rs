@@ -100,3 +100,34 @@ fn a_broken_manifest_leaves_the_last_good_one_in_force() {
     eventually("the mistake is gone", || fleet.status(&west).unwrap().health.problems.is_empty());
     finish(fleet);
 }
+
+/// The fleet's desired state is edited and signed again: the grant that was signed last counts, without any restart.
+#[test]
+fn a_grant_that_is_signed_again_takes_effect() {
+    if !may_build_labs() {
+        return;
+    }
+    let fleet = demo_fleet("regrant");
+    fetch_until(&fleet, "east/shop/web-0", DB, ProbeResult::is_ok);
+    let west = ClusterName::new("west").unwrap();
+    let path = fleet.manifests(&west).join("../../fleet.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let at = text.find("  west:").unwrap();
+    fs::write(&path, text[..at].to_owned() + &text[at..].replace("exports: [shop/*]", "exports: []")).unwrap();
+    // A second later, as a person would be: grants are told apart by the second in which they were signed.
+    let second = std::time::SystemTime::now();
+    eventually("a second has passed", || second.elapsed().unwrap() >= Duration::from_millis(1100));
+    let root = mesh_source::keyfiles::read_signing_key(&fleet.root_key()).unwrap();
+    let key = |cluster: &ClusterName| mesh_source::keyfiles::read_signing_key(&fleet.cluster_key(cluster)).unwrap().public();
+    let clusters = [ClusterName::new("east").unwrap(), west];
+    let keys = clusters.iter().map(|cluster| (cluster.clone(), key(cluster))).collect();
+    for cluster in &clusters {
+        let desired = path.parent().unwrap();
+        landbridge::fleet::sign_fleet(desired, &keys, &root, &fleet.store(cluster)).unwrap();
+    }
+    eventually("west may not export any more", || {
+        let probe = fleet.probe(&workload("east/shop/web-0"), DB, Duration::from_millis(500)).unwrap();
+        probe.failure == Some(mesh_lab::probe::ProbeFailure::NameNotFound)
+    });
+    finish(fleet);
+}

@@ -307,16 +307,6 @@ impl Fleet {
         self.state.facts().workloads.get(id).map(|workload| workload.addresses.clone()).unwrap_or_default()
     }
 
-    /// Returns a workload's IPv6 address as URLs have it, or its first address.
-    pub fn v6_literal(&self, id: &WorkloadId) -> String {
-        let addresses = self.addresses(id);
-        match addresses.iter().find(|address| address.is_ipv6()).or(addresses.first()) {
-            Some(IpAddr::V6(address)) => format!("[{address}]"),
-            Some(address) => address.to_string(),
-            None => String::new(),
-        }
-    }
-
     /// Returns the directory of a cluster's manifests, which its agents watch.
     pub fn manifests(&self, cluster: &ClusterName) -> PathBuf {
         self.files.manifests(cluster)
