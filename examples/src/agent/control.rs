@@ -83,6 +83,7 @@ impl Control {
     /// Returns an error where the tunnel has ended: only a new process has a new one.
     pub fn converge(&mut self) -> Result<(), Ended> {
         let now = self.clock.now();
+        let changed = !self.pending.is_empty();
         if self.state.poll_timeout().is_some_and(|due| due <= now.time) {
             let change = self.state.handle_timeout(now);
             self.take(change, true);
@@ -91,7 +92,9 @@ impl Control {
             self.program();
         }
         if let Some(publisher) = &mut self.publisher {
-            publisher.publish(&self.state, now);
+            if changed || publisher.is_due(now) {
+                publisher.publish(&self.state, now);
+            }
         }
         if now.time.since(self.shown) >= SHOW {
             self.shown = now.time;

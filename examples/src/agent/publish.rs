@@ -46,6 +46,11 @@ impl PublisherRole {
         Ok(PublisherRole { publisher, cluster, store, memory, saved, waiting: BTreeMap::new() })
     }
 
+    /// Tells whether there is something to do although the state has not changed: a lease to sign, a record to store.
+    pub fn is_due(&self, now: Now) -> bool {
+        self.publisher.poll_timeout() <= now.time || !self.waiting.is_empty()
+    }
+
     /// Signs what changed, and puts it into the store. Blocks: not for a runtime's worker.
     pub fn publish(&mut self, state: &State, now: Now) {
         let records = self.publisher.update(state, now);
