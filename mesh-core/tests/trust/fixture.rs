@@ -163,3 +163,7 @@ pub(crate) fn knows(state: &State, id: &str) -> bool {
 pub(crate) fn workload_key(id: &str) -> Key {
     Key::Workload(id.parse().expect("a workload"))
 }
+
+pub(crate) fn located<'a>(state: &'a State, address: &str) -> mesh_core::Located<'a> {
+    state.locate(address.parse().expect("an address"))
+}

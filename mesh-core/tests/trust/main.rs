@@ -5,3 +5,4 @@ mod properties;
 mod publishing;
 mod snapshots;
 mod stories;
+mod times;
