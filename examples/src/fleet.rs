@@ -77,14 +77,14 @@ pub fn read_policies(directory: &Path) -> Result<Vec<(String, String)>, SignErro
     files.iter().map(read).collect()
 }
 
-/// Signs the grants and fleet policies of `directory` and puts them into a store.
+/// Signs the grants and fleet policies of `directory` once, and puts them into every store.
 ///
 /// `keys` are the clusters' public keys where `fleet.yaml` does not name them. Returns what was put, by store path.
 pub fn sign_fleet(
     directory: &Path,
     keys: &BTreeMap<ClusterName, PublicKey>,
     root: &SecretKey,
-    store: &Path,
+    stores: &[PathBuf],
 ) -> Result<Vec<RecordPath>, SignError> {
     let mut fleet = read_fleet(directory)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -105,12 +105,12 @@ pub fn sign_fleet(
     let policies = RootRecord::Policies { serial, manifests: read_policies(directory)? };
     let signed = policies.sign(root).map_err(|source| SignError::Sign { subject: "the fleet's policies".into(), source })?;
     artifacts.push((RecordPath::policies(), signed));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(file_error(store))?;
-    let mut store = DirectoryStore::new(store);
-    let mut paths = Vec::new();
-    for (path, bytes) in artifacts {
-        runtime.block_on(store.put(&path, bytes))?;
-        paths.push(path);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(file_error(directory))?;
+    for store in stores {
+        let mut store = DirectoryStore::new(store);
+        for (path, bytes) in &artifacts {
+            runtime.block_on(store.put(path, bytes.clone()))?;
+        }
     }
-    Ok(paths)
+    Ok(artifacts.into_iter().map(|(path, _)| path).collect())
 }

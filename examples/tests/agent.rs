@@ -121,10 +121,8 @@ fn a_grant_that_is_signed_again_takes_effect() {
     let key = |cluster: &ClusterName| mesh_source::keyfiles::read_signing_key(&fleet.cluster_key(cluster)).unwrap().public();
     let clusters = [ClusterName::new("east").unwrap(), west];
     let keys = clusters.iter().map(|cluster| (cluster.clone(), key(cluster))).collect();
-    for cluster in &clusters {
-        let desired = path.parent().unwrap();
-        landbridge::fleet::sign_fleet(desired, &keys, &root, &fleet.store(cluster)).unwrap();
-    }
+    let stores = clusters.map(|cluster| fleet.store(&cluster));
+    landbridge::fleet::sign_fleet(path.parent().unwrap(), &keys, &root, &stores).unwrap();
     eventually("west may not export any more", || {
         let probe = fleet.probe(&workload("east/shop/web-0"), DB, Duration::from_millis(500)).unwrap();
         probe.failure == Some(mesh_lab::probe::ProbeFailure::NameNotFound)

@@ -1,5 +1,7 @@
 //! `meshctl lab` as somebody uses it by hand: up, list, exec, apply, down.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 mod common;
 
 use std::process::{Command, Output};

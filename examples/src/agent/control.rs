@@ -91,10 +91,8 @@ impl Control {
         if self.may_program() {
             self.program();
         }
-        if let Some(publisher) = &mut self.publisher {
-            if changed || publisher.is_due(now) {
-                publisher.publish(&self.state, now);
-            }
+        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| changed || publisher.is_due(now)) {
+            publisher.publish(&self.state, now);
         }
         if now.time.since(self.shown) >= SHOW {
             self.shown = now.time;

@@ -107,10 +107,9 @@ fn grant(directory: &Path, root_key: Option<&Path>, stores: &[PathBuf]) -> Resul
     crate::cli::check::load(directory).map_err(SignError::Desired)?;
     let root = keyfiles::read_signing_key(&default_root_key(directory, root_key))?;
     let default = [directory.join("signed")];
-    for store in if stores.is_empty() { &default[..] } else { stores } {
-        for path in fleet::sign_fleet(directory, &BTreeMap::new(), &root, store)? {
-            println!("signed {path} into {}", store.display());
-        }
+    let stores = if stores.is_empty() { &default[..] } else { stores };
+    for path in fleet::sign_fleet(directory, &BTreeMap::new(), &root, stores)? {
+        stores.iter().for_each(|store| println!("signed {path} into {}", store.display()));
     }
     Ok(())
 }

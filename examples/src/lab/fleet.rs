@@ -127,9 +127,8 @@ impl Fleet {
                 fs::create_dir_all(&path).map_err(io(&path))?;
             }
         }
-        for cluster in &clusters {
-            sign_fleet(&desired, &keys, &root, &self.files.store(cluster))?;
-        }
+        let stores: Vec<PathBuf> = clusters.iter().map(|cluster| self.files.store(cluster)).collect();
+        sign_fleet(&desired, &keys, &root, &stores)?;
         let common = Common { files: &self.files, root: root.public(), dns, underlay: self.options.underlay };
         for node in self.state.facts().nodes.values() {
             let config = nodes::config(&common, &self.state, node);

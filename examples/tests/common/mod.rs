@@ -1,6 +1,7 @@
 //! A fleet for a test: the demo's manifests in a lab of the test's own.
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
