@@ -44,7 +44,7 @@ pub enum AgentError {
     State(#[from] StateFileError),
     #[error(transparent)]
     Announce(#[from] AnnounceError),
-    #[error("the guard cannot be put in place, so nothing is started: {0}")]
+    #[error("the guard: {0}\n  the agent needs CAP_NET_ADMIN: run it as root, or give it that capability")]
     Guard(#[from] NetlinkError),
     #[error(transparent)]
     Tunnel(#[from] StartError),

@@ -100,8 +100,8 @@ fn execute(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
 
 fn guard(verb: GuardVerb, guard: &Guard) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match verb {
-        GuardVerb::Up => guard.up()?,
-        GuardVerb::Down => guard.down()?,
+        GuardVerb::Up => guard.up().map_err(start::AgentError::from)?,
+        GuardVerb::Down => guard.down().map_err(start::AgentError::from)?,
         GuardVerb::Status => {
             let status = guard.status()?;
             let missing: Vec<_> =
