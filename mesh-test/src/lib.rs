@@ -1,3 +1,26 @@
 //! Tests across the crates of a Landbridge mesh; never published, and a dependency of none.
 //!
-//! What is here is what no single crate can say of itself: `tests/workspace.rs` holds the workspace to its own rules.
+//! ```text
+//!   scenarios/**.yaml ──> Scenario ─┬─> files ──> Checked ──────────────────────┬─> naive, compiled, checkers, resolver
+//!                                   └─> facts ─> expander ─> events ─> State ───┘        each probe: expected = told?
+//! ```
+//!
+//! What is here is what no single crate can say of itself: [`scenario`] is behaviour as text, one file for each rule of
+//! SEMANTICS, run by every executor in `tests/scenarios.rs`; `tests/workspace.rs` holds the workspace to its own rules.
+//!
+//! ```
+//! use mesh_test::scenario::Scenario;
+//!
+//! let text = "
+//! name: two addresses of nobody
+//! clusters: {east: ''}
+//! policy: [192.0.2.1 -> 192.0.2.2:80/tcp allow egress None ingress None]
+//! ";
+//! let scenario = &Scenario::read(text).expect("a scenario")[0];
+//! assert!(scenario.checked().is_ok());
+//! assert_eq!(scenario.policy.len(), 1);
+//! ```
+
+pub mod expand;
+pub mod probe;
+pub mod scenario;
