@@ -14,7 +14,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use mesh_core::{Direction, FiveTuple, NodeId, RuleName, State, Tier, Verdict, Workload};
+use mesh_core::{Direction, FiveTuple, Located, NodeId, RuleName, State, Tier, Verdict, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -161,7 +161,8 @@ impl fmt::Display for Party {
 
 /// A party as the state knows it.
 enum Named<'a> {
-    Address(IpAddr),
+    /// An address; where it belongs to a pod, that pod is meant.
+    Address(IpAddr, Option<&'a Workload>),
     Pod(&'a Workload),
     /// A pod that is not believed (outside its cluster's grant): it has addresses and no identity.
     Refused(&'a Workload),
@@ -170,7 +171,13 @@ enum Named<'a> {
 impl<'a> Named<'a> {
     fn new(state: &'a State, party: &Party) -> Result<Named<'a>, String> {
         match party {
-            Party::Address(address) => Ok(Named::Address(*address)),
+            Party::Address(address) => {
+                let owner = match state.locate(*address) {
+                    Located::Workload(workload) => Some(workload),
+                    _ => None,
+                };
+                Ok(Named::Address(*address, owner))
+            }
             Party::Workload(id) => match (state.facts().workloads.get(id), state.refused_workload(id)) {
                 (Some(workload), _) => Ok(Named::Pod(workload)),
                 (None, Some(workload)) => Ok(Named::Refused(workload)),
@@ -182,7 +189,7 @@ impl<'a> Named<'a> {
     fn addresses(&self, given: Option<IpAddr>) -> Vec<IpAddr> {
         match (given, self) {
             (Some(address), _) => vec![address],
-            (None, Named::Address(address)) => vec![*address],
+            (None, Named::Address(address, _)) => vec![*address],
             (None, Named::Pod(workload) | Named::Refused(workload)) => workload.addresses.clone(),
         }
     }
@@ -191,8 +198,8 @@ impl<'a> Named<'a> {
     fn owner(&self, set: &PolicySet, address: IpAddr) -> Option<Owner> {
         let end = set.end(address);
         let workload = match self {
-            Named::Address(_) => return None,
-            Named::Pod(workload) => workload,
+            Named::Address(_, None) => return None,
+            Named::Address(_, Some(workload)) | Named::Pod(workload) => workload,
             Named::Refused(workload) if workload.host_network || end == End::Pending => return None,
             Named::Refused(_) => return Some(Owner::Pending),
         };

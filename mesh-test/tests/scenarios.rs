@@ -176,7 +176,7 @@ fn offline_checkers() {
             fail(format!("{} objects were ignored", checked.ignored));
         }
         let (state, set) = (&checked.state, PolicySet::compile(&checked.state));
-        let mut names = DnsChecker::new(state, ZoneConfig::default());
+        let mut names = DnsChecker::new(state, ZoneConfig::default()).with_clusters(checked.clusters.iter().cloned());
         let policy = |line: &str| match check_line(state, &set, line) {
             Ok(answer) => serde_json::to_value(answer).expect("plain data"),
             Err(error) => serde_json::to_value(error).expect("plain data"),

@@ -1,6 +1,6 @@
 //! A whole directory of manifests at once, as the offline checkers read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{FleetFile, Location, ManifestError, ManifestSource, MeshFile, Parsed, parse, parse_fleet, parse_mesh};
@@ -18,6 +18,8 @@ pub struct Checked {
     pub locations: BTreeMap<Key, Location>,
     /// The number of objects of kinds that the mesh does not read.
     pub ignored: usize,
+    /// The clusters that have a file, also where nothing is in it.
+    pub clusters: BTreeSet<ClusterName>,
 }
 
 /// What a file of the directory is.
@@ -52,6 +54,7 @@ struct Loader {
     warnings: Vec<ManifestError>,
     errors: Vec<ManifestError>,
     ignored: usize,
+    clusters: BTreeSet<ClusterName>,
 }
 
 impl Loader {
@@ -62,7 +65,12 @@ impl Loader {
             Err(error) => return self.errors.push(error),
         };
         match part {
-            Part::Facts(scope) => self.facts(parse(&ManifestSource { file: path, scope }, text)),
+            Part::Facts(scope) => {
+                if let PolicyScope::Cluster(cluster) = &scope {
+                    self.clusters.insert(cluster.clone());
+                }
+                self.facts(parse(&ManifestSource { file: path, scope }, text));
+            }
             Part::Fleet => match parse_fleet(path, text) {
                 Ok(fleet) => {
                     self.warnings.extend(fleet.warnings.iter().cloned());
@@ -123,7 +131,7 @@ impl Loader {
         self.warn_of_equal_priorities();
         self.warnings.sort();
         let locations = self.facts.into_iter().map(|(key, (_, location))| (key, location)).collect();
-        Ok(Checked { state, warnings: self.warnings, locations, ignored: self.ignored })
+        Ok(Checked { state, warnings: self.warnings, locations, ignored: self.ignored, clusters: self.clusters })
     }
 
     /// Two policies of one tier and priority are ordered by name, which is the mesh's choice and nobody else's.

@@ -9,7 +9,13 @@ use crate::{Prefix, Resource, Selector};
 
 pub(super) fn network_policy(meta: &Meta<'_>, scope: &PolicyScope) -> Option<Resource> {
     let (name, namespace) = (meta.name(), meta.namespace());
-    let spec = meta.spec()?;
+    let scope = scope.clone();
+    // The API has a spec at all times: one that is not written down is the empty one.
+    let Some(spec) = meta.root.get("spec").map(|spec| spec.object()) else {
+        let (subject, ingress) = (Selector::ALL, Some(Vec::new()));
+        let policy = NetworkPolicy { scope, namespace: namespace?, name: name?, subject, ingress, egress: None };
+        return Some(Resource::NetworkPolicy(Arc::new(policy)));
+    };
     spec.only(&["podSelector", "policyTypes", "ingress", "egress"]);
     let subject = spec.get("podSelector").map_or(Selector::ALL, |cursor| selector(&cursor));
     let ingress: Vec<_> = spec.items("ingress").iter().map(|cursor| rule(cursor, "from")).collect();
@@ -21,7 +27,7 @@ pub(super) fn network_policy(meta: &Meta<'_>, scope: &PolicyScope) -> Option<Res
         }
     }
     Some(Resource::NetworkPolicy(Arc::new(NetworkPolicy {
-        scope: scope.clone(),
+        scope,
         namespace: namespace?,
         name: name?,
         subject,

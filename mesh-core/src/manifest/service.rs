@@ -85,7 +85,8 @@ pub(super) fn endpoint_slice(meta: &Meta<'_>, cluster: &ClusterName) -> Option<R
     let labels = meta.metadata.get("labels").map(|labels| labels.object());
     let service = labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
     if service.is_none() {
-        meta.metadata.missing("labels", format_args!("has no {SERVICE_NAME_LABEL}: the slice belongs to no Service"));
+        // The API allows it, for whoever reads slices of their own.
+        meta.root.cursor.warn(format_args!("left out: without the label {SERVICE_NAME_LABEL} the slice belongs to no Service"));
     }
     let service = service.and_then(|cursor| service_name(&cursor));
     let families = [("IPv4", Some(true)), ("IPv6", Some(false)), ("FQDN", None)];
