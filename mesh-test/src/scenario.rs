@@ -124,7 +124,7 @@ impl Scenario {
         }
         let always =
             |grant| Grant { not_before: WallTime::from_unix_nanos(0), not_after: WallTime::from_unix_nanos(u64::MAX), ..grant };
-        let grants = fleet.iter().flat_map(|fleet| fleet.grants());
+        let grants = fleet.iter().flat_map(manifest::FleetFile::grants);
         facts.extend(grants.map(|grant| Resource::Grant(Arc::new(always(grant)))));
         let config = StateConfig {
             fleet: fleet.as_ref().map_or("".into(), |fleet| fleet.name.clone()),
