@@ -155,6 +155,14 @@ impl Forwarder {
         self.routes.node(handle)
     }
 
+    /// Returns the peer that `address` is behind.
+    pub fn peer_of(&self, address: IpAddr) -> Option<PeerHandle> {
+        match self.routes.owner(address) {
+            Some(Owner::Peer(peer)) => Some(peer),
+            Some(Owner::Local) | None => None,
+        }
+    }
+
     /// Decides a packet that was read from the TUN.
     pub fn handle_outbound(&mut self, packet: &[u8], now: Now) -> Outbound {
         match self.handle(Owner::Local, packet, now) {
@@ -263,10 +271,14 @@ impl Forwarder {
         Ok(to)
     }
 
-    /// An ICMP error goes to the sender of the packet that it quotes, if that packet's flow is open.
+    /// An ICMP error goes to the sender of the packet that it quotes, if that packet's flow is open. It comes from here, or
+    /// from the peer that has the packet's receiver: no other one sees the packet.
     fn error(&mut self, from: Owner, packet: &Packet, quoted: Option<FiveTuple>) -> Result<Owner, DropReason> {
         let to = self.check_path(from, &packet.tuple)?;
         let quoted = quoted.filter(|quoted| quoted.source == packet.tuple.destination).ok_or(DropReason::UnrelatedError)?;
+        if from != Owner::Local && self.routes.owner(quoted.destination) != Some(from) {
+            return Err(DropReason::UnrelatedError);
+        }
         let slot = self.flows.find(&quoted).ok_or(DropReason::UnrelatedError)?;
         if self.review(slot) == Review::Kept { Ok(to) } else { Err(DropReason::UnrelatedError) }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_core::{NodeId, NodeLink, Prefix, State, Trust};
+use mesh_core::{NodeId, NodeLink, Prefix, PrefixMap, State, Trust};
 use mesh_policy::PolicySet;
 
 use crate::plan::{Local, Peer, PeerKeys, Plan, Scope};
@@ -28,16 +28,20 @@ impl Planner {
     ///
     /// A node speaks for its `spec.podCIDRs`, else for the addresses of its workloads, and for its overlay addresses; only
     /// inside its cluster's grant. A prefix that two nodes claim belongs to the first by name, so that every node of the fleet
-    /// decides alike. Peers are the nodes within [`Scope`] whose WireGuard key is known; one of the two ends needs an endpoint.
+    /// decides alike; an address that a node claims by itself is not taken out of another node's prefixes or workloads. Peers
+    /// are the nodes within [`Scope`] whose WireGuard key is known; one of the two ends needs an endpoint. A node that claims
+    /// this node's own key is none.
     pub fn plan(&self, state: &State, policy: &Arc<PolicySet>) -> Plan {
         let mut owners = owners(state);
         let links = &state.facts().links;
         let own_link = links.get(&self.node);
         let calls_out_only = own_link.is_none_or(|link| link.endpoints.is_empty());
         let reachable = |link: &NodeLink| !link.endpoints.is_empty() || !calls_out_only;
-        let peers: BTreeMap<NodeId, Peer> =
-            links.values().filter(|link| self.is_peer(&link.id) && reachable(link)).map(|l| (l.id.clone(), peer(l))).collect();
-        let local_prefixes = owners.extract_if(.., |_, owner| *owner == self.node).map(|(prefix, _)| prefix).collect();
+        let is_own = |link: &NodeLink| own_link.is_some_and(|own| shares_key(own, link));
+        let wanted = links.values().filter(|link| self.is_peer(&link.id) && reachable(link) && !is_own(link));
+        let peers: BTreeMap<NodeId, Peer> = wanted.map(|link| (link.id.clone(), peer(link))).collect();
+        let local_prefixes: BTreeSet<Prefix> =
+            owners.extract_if(.., |_, owner| *owner == self.node).map(|(prefix, _)| prefix).collect();
         owners.retain(|_, owner| peers.contains_key(owner));
         Plan {
             policy: policy.clone(),
@@ -45,7 +49,7 @@ impl Planner {
             guarded: self.guarded(state, &local_prefixes),
             local: Local {
                 node: self.node.clone(),
-                overlay: own_link.map(|link| granted_overlay(state, link)).unwrap_or_default(),
+                overlay: own_link.map(|link| own_overlay(link, &local_prefixes)).unwrap_or_default(),
                 prefixes: local_prefixes,
                 scope: self.scope,
             },
@@ -61,13 +65,16 @@ impl Planner {
         }
     }
 
-    /// All grants' prefixes, without those whose connection is the CNI's: the own cluster's, or the own node's. What lies
-    /// inside another guarded prefix is left out; an excepted prefix inside a guarded one is cut out of it.
+    /// The prefixes of all clusters, also of those whose grant is over, and the service addresses of the own one; without those
+    /// whose connection is the CNI's: the own cluster's, or the own node's. What lies inside another guarded prefix is left
+    /// out; an excepted prefix inside a guarded one is cut out of it.
     fn guarded(&self, state: &State, local: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
-        let grants = &state.facts().grants;
-        let all = grants.values().flat_map(|grant| grant.prefixes.iter().copied());
+        let own_grant = state.facts().grants.get(&self.node.cluster);
+        let services = own_grant.into_iter().flat_map(|grant| grant.service_prefixes.iter().copied());
+        let all = state.cluster_prefixes().flat_map(|(_, prefixes)| prefixes.iter().copied()).chain(services);
+        let own = state.cluster_prefixes().filter(|(cluster, _)| **cluster == self.node.cluster);
         let except: Vec<Prefix> = match self.scope {
-            Scope::Fleet => grants.get(&self.node.cluster).into_iter().flat_map(|g| g.prefixes.iter().copied()).collect(),
+            Scope::Fleet => own.flat_map(|(_, prefixes)| prefixes.iter().copied()).collect(),
             Scope::Cluster => local.iter().copied().collect(),
             Scope::Node => Vec::new(),
         };
@@ -97,29 +104,36 @@ fn halves(prefix: Prefix) -> Option<(Prefix, Prefix)> {
 }
 
 /// Every prefix that a node speaks for, inside its cluster's grant, with the first claimant.
+///
+/// The prefixes of nodes come first, then the addresses of workloads, then the overlay addresses: those are a node's own word,
+/// by which it must not get what is another's.
 fn owners(state: &State) -> BTreeMap<Prefix, NodeId> {
     let facts = state.facts();
-    let mut claims: BTreeMap<NodeId, BTreeSet<Prefix>> = BTreeMap::new();
+    let mut owners = BTreeMap::new();
+    let mut declared = PrefixMap::new();
     for node in facts.nodes.values() {
-        claims.entry(node.id.clone()).or_default().extend(&node.prefixes);
+        for prefix in node.prefixes.iter().copied().filter(|prefix| is_granted(state, &node.id, *prefix)) {
+            owners.entry(prefix).or_insert_with(|| node.id.clone());
+            declared.insert(prefix, ());
+        }
     }
+    let may_claim =
+        |node: &NodeId, address: IpAddr| declared.lookup(address).is_none() && is_granted(state, node, Prefix::host(address));
     for workload in facts.workloads.values().filter(|workload| !workload.host_network) {
         let Some(name) = &workload.node else { continue };
         let id = NodeId { cluster: workload.id.cluster.clone(), name: name.clone() };
         if facts.nodes.get(&id).is_none_or(|node| node.prefixes.is_empty()) {
-            claims.entry(id).or_default().extend(workload.addresses.iter().map(|address| Prefix::host(*address)));
+            for address in workload.addresses.iter().copied().filter(|address| may_claim(&id, *address)) {
+                let owner = owners.entry(Prefix::host(address)).or_insert_with(|| id.clone());
+                if id < *owner {
+                    owner.clone_from(&id);
+                }
+            }
         }
     }
     for link in facts.links.values() {
-        let own = claims.entry(link.id.clone()).or_default();
-        let outside = |address: &&IpAddr| !own.iter().any(|prefix| prefix.contains(**address));
-        let overlay: Vec<Prefix> = link.overlay.iter().filter(outside).map(|address| Prefix::host(*address)).collect();
-        own.extend(overlay);
-    }
-    let mut owners = BTreeMap::new();
-    for (node, prefixes) in claims {
-        for prefix in prefixes.into_iter().filter(|prefix| is_granted(state, &node, *prefix)) {
-            owners.entry(prefix).or_insert_with(|| node.clone());
+        for address in link.overlay.iter().copied().filter(|address| may_claim(&link.id, *address)) {
+            owners.entry(Prefix::host(address)).or_insert_with(|| link.id.clone());
         }
     }
     owners
@@ -132,8 +146,13 @@ fn is_granted(state: &State, node: &NodeId, prefix: Prefix) -> bool {
     }
 }
 
-fn granted_overlay(state: &State, link: &NodeLink) -> Vec<IpAddr> {
-    link.overlay.iter().copied().filter(|address| is_granted(state, &link.id, Prefix::host(*address))).collect()
+fn own_overlay(link: &NodeLink, local: &BTreeSet<Prefix>) -> Vec<IpAddr> {
+    link.overlay.iter().copied().filter(|address| local.iter().any(|prefix| prefix.contains(*address))).collect()
+}
+
+fn shares_key(a: &NodeLink, b: &NodeLink) -> bool {
+    let keys = |link: &NodeLink| [Some(link.key), link.next_key];
+    keys(a).into_iter().flatten().any(|key| keys(b).contains(&Some(key)))
 }
 
 fn peer(link: &NodeLink) -> Peer {

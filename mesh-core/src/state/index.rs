@@ -89,4 +89,8 @@ impl FleetPrefixes {
     pub(super) fn iter(&self) -> impl Iterator<Item = Prefix> {
         self.by_cluster.values().flatten().copied()
     }
+
+    pub(super) fn by_cluster(&self) -> impl Iterator<Item = (&ClusterName, &[Prefix])> {
+        self.by_cluster.iter().map(|(cluster, prefixes)| (cluster, prefixes.as_slice()))
+    }
 }

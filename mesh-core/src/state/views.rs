@@ -37,6 +37,12 @@ impl State {
         self.prefixes.iter().chain(refused)
     }
 
+    /// Returns the prefixes of each cluster: those of its grant in force, else of the last one that was. What is inside stays
+    /// the fleet's when the grant is over or revoked.
+    pub fn cluster_prefixes(&self) -> impl Iterator<Item = (&ClusterName, &[Prefix])> {
+        self.prefixes.by_cluster()
+    }
+
     /// Returns what a plain source says of a workload that is not believed: it has no identity, and its addresses are pending.
     pub fn refused_workload(&self, id: &WorkloadId) -> Option<&Workload> {
         let key = Key::Workload(id.clone());

@@ -7,6 +7,9 @@ use super::{Malformed, u16_at, u32_at, v4_at, v6_at};
 /// How many extension headers a packet may have: real ones have two at most, and walking them must have an end.
 const MAX_EXTENSION_HEADERS: usize = 8;
 
+const LOOSE_SOURCE_ROUTE: u8 = 131;
+const STRICT_SOURCE_ROUTE: u8 = 137;
+
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -56,6 +59,9 @@ fn parse_v4(bytes: &[u8], length: Length) -> Result<Header, Malformed> {
         if !fits || (length == Length::Exact && bytes.len() < total) {
             return None;
         }
+        if has_source_route(bytes.get(20..header_len)?) {
+            return None;
+        }
         let fragment = u16_at(bytes, 6)?;
         let (more, offset) = (fragment & 0x2000 != 0, fragment & 0x1fff);
         let id = u32::from(u16_at(bytes, 4)?);
@@ -71,6 +77,22 @@ fn parse_v4(bytes: &[u8], length: Length) -> Result<Header, Malformed> {
     read().ok_or(Malformed)
 }
 
+/// Tells whether the options of an IPv4 header name stations on the way: then the packet is for another than its destination.
+fn has_source_route(mut options: &[u8]) -> bool {
+    while let [kind, rest @ ..] = options {
+        options = match *kind {
+            0 => return false,
+            1 => rest,
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return true,
+            _ => match options.get(1).and_then(|len| options.get(usize::from(*len).max(2)..)) {
+                Some(after) => after,
+                None => return false,
+            },
+        };
+    }
+    false
+}
+
 fn parse_v6(bytes: &[u8], length: Length) -> Result<Header, Malformed> {
     let read = || {
         let end = 40 + usize::from(u16_at(bytes, 4)?);
@@ -83,8 +105,8 @@ fn parse_v6(bytes: &[u8], length: Length) -> Result<Header, Malformed> {
         let mut fragment = None;
         for _ in 0..=MAX_EXTENSION_HEADERS {
             match next {
-                // What follows is for another node than the destination: policy could be led astray (RFC 5095).
-                ROUTING if bytes.get(at + 2) == Some(&0) && bytes.get(at + 3) != Some(&0) => return None,
+                // Segments are left: the packet is for another than its destination, and policy would be led astray (RFC 5095).
+                ROUTING if bytes.get(at + 3) != Some(&0) => return None,
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
                     next = *bytes.get(at)?;
                     at += 8 * (usize::from(*bytes.get(at + 1)?) + 1);

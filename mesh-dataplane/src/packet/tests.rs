@@ -47,16 +47,35 @@ fn walks_ipv6_extension_headers_and_no_further_than_it_must() {
     let chained = |headers: &[u8]| {
         let mut bytes = Vec::new();
         for next in headers[1..].iter().chain([&6]) {
-            bytes.extend([*next, 0, 1, 4, 0, 0, 0, 0]);
+            // In a routing header: of type 1, with no segments left.
+            bytes.extend([*next, 0, 1, 0, 0, 0, 0, 0]);
         }
         bytes.extend(payload);
         ip(V6.0, V6.1, headers[0], &bytes)
     };
     assert_eq!(text(&chained(&[0, 60, 43, 60])), "[fd00:1::5]:1000 > [fd00:2::9]:80/TCP");
     assert_eq!(parse(&chained(&[60; 9])), Err(Malformed), "more than any real packet has");
-    let mut routed = chained(&[43]);
-    routed[42] = 0;
-    assert_eq!(parse(&routed), Err(Malformed), "a type 0 routing header with segments left (RFC 5095)");
+    for kind in [0, 2, 3, 4] {
+        let mut routed = chained(&[43]);
+        (routed[42], routed[43]) = (kind, 1);
+        assert_eq!(parse(&routed), Err(Malformed), "a routing header of type {kind} with segments left (RFC 5095)");
+    }
+}
+
+#[test]
+fn refuses_ipv4_source_routes() {
+    let plain = tcp((V4.0, 1000), (V4.1, 80), SYN, 7);
+    let with = |options: &[u8; 8]| {
+        let mut bytes = [&plain[..20], options, &plain[20..]].concat();
+        bytes[0] = 0x47;
+        bytes[3] += 8;
+        parse(&bytes)
+    };
+    assert!(with(&[1, 1, 148, 4, 0, 0, 0, 0]).is_ok(), "a router alert harms nobody");
+    for kind in [131, 137] {
+        assert_eq!(with(&[1, kind, 7, 4, 10, 2, 0, 77]), Err(Malformed));
+        assert_eq!(with(&[148, 0, kind, 6, 4, 10, 2, 0]), Err(Malformed), "also behind an option without a length");
+    }
 }
 
 #[test]

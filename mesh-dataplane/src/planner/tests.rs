@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use mesh_core::{
-    Endpoint, EndpointPort, EndpointSlice, Grant, Key, Labels, Node, Protocol, Resource, Service, ServiceKind, ServicePort,
-    SessionAffinity,
+    Endpoint, EndpointPort, EndpointSlice, Event, Grant, Key, Labels, Node, Now, Protocol, Resource, RootRecord, SecretKey,
+    Service, ServiceKind, ServicePort, SessionAffinity, Settings, StateConfig,
 };
 
 use super::*;
@@ -128,6 +128,86 @@ fn cluster_addresses_lead_to_the_ready_backends_of_their_family() {
     assert_eq!((frontend.address.to_string(), frontend.port), ("10.96.0.7".into(), 80));
     assert_eq!(backends.ready, [(CART.parse().expect("valid"), 8080)]);
     assert!(table("west/n1").0.is_empty(), "another cluster's own addresses are its own affair");
+}
+
+#[test]
+fn a_nodes_own_word_gets_it_no_address_of_another_node() {
+    let mut fleet = Fleet::new();
+    let claim = |fleet: &mut Fleet, id: &str, address: &str| {
+        let mut link = fleet.state.facts().links[&node_id(id)].clone();
+        link.overlay = vec![address.parse().expect("an address")];
+        fleet.set(Resource::NodeLink(link));
+    };
+    claim(&mut fleet, "west/n2", DB);
+    let plan = fleet.plan("east/n1", Scope::Fleet);
+    assert_eq!(plan.routes.get(&prefix("10.2.0.9/32")), None, "{:?}", plan.routes);
+    assert!(fleet.plan("west/n2", Scope::Fleet).local.overlay.is_empty(), "it does not take it for itself either");
+
+    // Without prefixes the workloads are a node's, whatever the name of the one that claims them.
+    let bare = Node { id: node_id("west/n1"), labels: Labels::default(), addresses: Vec::new(), prefixes: Vec::new() };
+    fleet.set(Resource::Node(bare));
+    fleet.node("west/n0", 5, &[]);
+    claim(&mut fleet, "west/n0", DB);
+    assert_eq!(fleet.plan("east/n1", Scope::Fleet).routes[&prefix("10.2.0.9/32")], node_id("west/n1"));
+}
+
+#[test]
+fn a_node_that_claims_our_own_key_is_no_peer() {
+    let mut fleet = Fleet::new();
+    let ours = fleet.state.facts().links[&node_id("east/n1")].key;
+    for next in [false, true] {
+        let mut link = fleet.state.facts().links[&node_id("west/n2")].clone();
+        if next {
+            (link.key, link.next_key) = (mesh_core::WireGuardKey([3; 32]), Some(ours));
+        } else {
+            link.key = ours;
+        }
+        fleet.set(Resource::NodeLink(link));
+        let plan = fleet.plan("east/n1", Scope::Fleet);
+        assert_eq!(plan.peers.keys().collect::<Vec<_>>(), [&node_id("west/n1")]);
+        assert!(!plan.routes.values().any(|node| *node == node_id("west/n2")));
+    }
+}
+
+#[test]
+fn the_own_clusters_service_addresses_do_not_leave_when_their_service_is_gone() {
+    let mut fleet = Fleet::new();
+    let mut grant = east(&fleet);
+    grant.service_prefixes = vec![prefix("100.80.1.0/24")];
+    fleet.set(Resource::Grant(Arc::new(grant)));
+    for scope in [Scope::Fleet, Scope::Cluster, Scope::Node] {
+        assert!(fleet.plan("east/n1", scope).guarded.contains(&prefix("100.80.1.0/24")), "{scope:?}");
+        assert!(!fleet.plan("west/n1", scope).guarded.contains(&prefix("100.80.1.0/24")), "they mean nothing elsewhere");
+    }
+}
+
+#[test]
+fn prefixes_stay_guarded_when_their_grant_is_over() {
+    let root = SecretKey::from_bytes([7; 32]);
+    let trust = Trust::Signed { root: root.public(), cluster: "east".parse().expect("a name") };
+    let config = StateConfig { fleet: "test".into(), trust, settings: Settings::default(), domains: Default::default() };
+    let mut state = State::new(config);
+    let fleet = Fleet::new();
+    for (name, grant) in &fleet.state.facts().grants {
+        let key = SecretKey::from_bytes([name.as_str().len() as u8; 32]).public();
+        let grant = Grant { key: Some(key), ..(**grant).clone() };
+        let bytes = RootRecord::Grant(Arc::new(grant)).sign(&root).expect("fits");
+        let _ = state.apply(Event::Record(bytes), Now::default());
+    }
+    let guarded = |state: &State, scope| {
+        let mut compiler = mesh_policy::Compiler::new();
+        let policy = compiler.update(state, &mesh_core::Change::default()).clone();
+        prefixes(&Planner::new(node_id("east/n1"), scope).plan(state, &policy).guarded)
+    };
+    let before = guarded(&state, Scope::Fleet);
+    assert_eq!(before, ["10.2.0.0/15", "fd00:2::/48"]);
+    let end = RootRecord::Revocation { cluster: "west".parse().expect("a name"), epoch: 1 };
+    let _ = state.apply(Event::Record(end.sign(&root).expect("fits")), Now::default());
+    assert!(!state.facts().grants.contains_key("west"));
+    assert_eq!(guarded(&state, Scope::Fleet), before, "or its traffic would leave in the clear");
+    let end = RootRecord::Revocation { cluster: "east".parse().expect("a name"), epoch: 1 };
+    let _ = state.apply(Event::Record(end.sign(&root).expect("fits")), Now::default());
+    assert_eq!(guarded(&state, Scope::Fleet), before, "nor does the own cluster's end change what is the CNI's");
 }
 
 #[test]

@@ -18,6 +18,13 @@ fn an_icmp_error_follows_the_connection_that_it_quotes() {
     let theirs = tcp(SERVER, CLIENT, ACK, 5);
     let unreachable = icmp(WEB, DB, (3, 3), [0; 4], &theirs[..28]);
     assert_eq!(node.send(&unreachable), Outbound::Send(node.west), "and the other way");
+    let elsewhere = icmp("10.3.0.1", WEB, (3, 4), [0, 0, 5, 0], &ours[..28]);
+    let other = node.forwarder.peer(&node_id("west/n2"));
+    assert_eq!(
+        node.forwarder.handle_inbound(other, &elsewhere, node.now),
+        Inbound::Drop(DropReason::UnrelatedError),
+        "from a node that the packet never came to"
+    );
     let forged = icmp("10.3.0.1", WEB, (3, 4), [0, 0, 5, 0], &ours[..28]);
     assert_eq!(node.receive(&forged), Inbound::Drop(DropReason::ForeignSource));
 
