@@ -1,7 +1,7 @@
 //! The engine of the user tunnel: packets and datagrams in, datagrams and packets out. It knows no device, socket or clock.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh_core::{FlowRecord, NodeId, Now, Time, WireGuardKey};
@@ -99,7 +99,8 @@ impl<S: Session> Engine<S> {
 
     /// Returns what was counted so far.
     pub fn stats(&self) -> TunnelStats {
-        let links = |handle: usize| self.links.iter().flatten().filter(move |link| link.peer.0 as usize == handle);
+        let has = |link: &&Link<S>, handle: usize| link.claimants.iter().any(|claimant| claimant.0 as usize == handle);
+        let links = |handle: usize| self.links.iter().flatten().filter(move |link| has(link, handle));
         let peers = self.peers.iter().enumerate().filter_map(|(handle, peer)| {
             let peer = peer.as_ref()?;
             Some(PeerStats {
@@ -127,7 +128,8 @@ impl<S: Session> Engine<S> {
             return;
         };
         let step = link.session.encapsulate(packet, out.datagrams.spare(packet.len() + ROOM));
-        emit(peer, step, now, out, &mut self.counters);
+        let sent = emit(peer.endpoint, step, out, &mut self.counters);
+        peer.sent(sent, now);
     }
 
     fn handle_datagram(&mut self, source: SocketAddr, datagram: &[u8], now: Now, out: &mut Output) -> Result<(), Refusal> {
@@ -144,8 +146,6 @@ impl<S: Session> Engine<S> {
             Message::Response { receiver } | Message::Cookie { receiver } | Message::Data { receiver } => receiver >> 8,
         };
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return Err(Refusal::NoSession) };
-        let handle = link.peer;
-        let Some(Some(peer)) = self.peers.get_mut(handle.0 as usize) else { return Err(Refusal::NoSession) };
         let Message::Data { receiver } = message else {
             let step = link.session.decapsulate(source.ip(), datagram, out.datagrams.spare(datagram.len() + ROOM));
             match step {
@@ -157,14 +157,15 @@ impl<S: Session> Engine<S> {
                 }
                 _ => {}
             }
-            if !matches!(message, Message::Cookie { .. }) {
-                peer.heard(source, datagram.len());
+            if matches!(message, Message::Initiation) {
+                link.answered = Some(now.time);
             }
-            emit(peer, step, now, out, &mut self.counters);
-            match message {
-                Message::Initiation => link.answered = true,
-                Message::Response { receiver } => self.confirm(index, receiver, now, out),
-                _ => {}
+            if !matches!(message, Message::Cookie { .. }) {
+                self.heard(index, source, datagram.len());
+            }
+            self.emit_by(index, step, now, out);
+            if let Message::Response { receiver } = message {
+                self.confirm(index, receiver, now, out);
             }
             return Ok(());
         };
@@ -178,46 +179,89 @@ impl<S: Session> Engine<S> {
             }
             Step::Refused(refusal) => return Err(refusal),
         };
-        peer.heard(source, datagram.len());
-        if len > 0 && self.forwarder.handle_inbound(handle, &room[..len], now) == Inbound::Deliver {
+        let from = match link.claimants[..] {
+            [only] => Some(only),
+            _ => source_of(&room[..len]).and_then(|source| self.forwarder.peer_of(source)),
+        };
+        let from = from.filter(|from| link.claimants.contains(from)).or_else(|| link.claimants.first().copied());
+        let confirms = link.confirmed != Some(receiver) && (link.answered.is_some() || link.confirmed.is_none());
+        if len > 0
+            && let Some(from) = from
+            && self.forwarder.handle_inbound(from, &room[..len], now) == Inbound::Deliver
+        {
             out.packets.commit(len);
         }
-        if link.confirmed != Some(receiver) && (link.answered || link.confirmed.is_none()) {
+        self.heard(index, source, datagram.len());
+        if confirms {
             self.confirm(index, receiver, now, out);
         }
         Ok(())
     }
 
+    /// Notes an authentic datagram of a session: the holder of its key is where it came from.
+    ///
+    /// Not inside a prefix of the overlay, though: the tunnel would carry its own datagrams, each in another one without end.
+    fn heard(&mut self, index: u32, source: SocketAddr, len: usize) {
+        let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
+        let moves = link.endpoint == Some(source) || self.forwarder.peer_of(source.ip()).is_none();
+        if moves {
+            link.endpoint = Some(source);
+        }
+        for claimant in &link.claimants {
+            let Some(Some(peer)) = self.peers.get_mut(claimant.0 as usize) else { continue };
+            peer.rx_bytes += len as u64;
+            if moves {
+                peer.endpoint = Some(source);
+            }
+        }
+    }
+
+    /// Sends what a session has to say by itself to where the holder of its key is.
+    fn emit_by(&mut self, index: u32, step: Step, now: Now, out: &mut Output) {
+        let Some(Some(link)) = self.links.get(index as usize) else { return };
+        let Some(Some(peer)) = link.claimants.first().and_then(|first| self.peers.get_mut(first.0 as usize)) else { return };
+        let sent = emit(link.endpoint.or(peer.endpoint), step, out, &mut self.counters);
+        peer.sent(sent, now);
+    }
+
     /// Notes that the peer has the keys of a new handshake: they are used from now on, and what was kept back goes out.
     fn confirm(&mut self, index: u32, receiver: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
-        let Some(Some(peer)) = self.peers.get_mut(link.peer.0 as usize) else { return };
-        (link.confirmed, link.answered, link.last_handshake) = (Some(receiver), false, Some(now.wall));
-        peer.active = index;
-        peer.attempts = 0;
+        (link.confirmed, link.answered, link.last_handshake) = (Some(receiver), None, Some(now.wall));
+        for claimant in &link.claimants {
+            let Some(Some(peer)) = self.peers.get_mut(claimant.0 as usize) else { continue };
+            (peer.active, peer.attempts) = (index, 0);
+        }
         self.counters.handshakes += 1;
-        let Some(endpoint) = peer.endpoint else { return };
-        loop {
+        let Some(endpoint) = link.endpoint else { return };
+        while let Some(Some(link)) = self.links.get_mut(index as usize) {
             match link.session.decapsulate(endpoint.ip(), &[], out.datagrams.spare(usize::from(u16::MAX) + ROOM)) {
-                step @ Step::Send(_) => emit(peer, step, now, out, &mut self.counters),
+                step @ Step::Send(_) => self.emit_by(index, step, now, out),
                 _ => return,
             }
         }
     }
 }
 
-/// Sends what a session wrote into the spare room of the datagrams.
-fn emit(peer: &mut PeerState, step: Step, now: Now, out: &mut Output, counters: &mut EngineCounters) {
-    match step {
-        Step::Send(len) => match peer.endpoint {
-            Some(endpoint) => {
-                peer.last_sent = now.time;
-                peer.tx_bytes += len as u64;
-                out.datagrams.commit(endpoint, len);
-            }
-            None => counters.no_endpoint += 1,
-        },
-        Step::Refused(refusal) => counters.refused.count(refusal),
-        Step::Idle | Step::Deliver(_) => {}
+/// Sends what a session wrote into the spare room of the datagrams; returns how many bytes that were.
+fn emit(to: Option<SocketAddr>, step: Step, out: &mut Output, counters: &mut EngineCounters) -> usize {
+    match (step, to) {
+        (Step::Send(len), Some(endpoint)) => {
+            out.datagrams.commit(endpoint, len);
+            return len;
+        }
+        (Step::Send(_), None) => counters.no_endpoint += 1,
+        (Step::Refused(refusal), _) => counters.refused.count(refusal),
+        (Step::Idle | Step::Deliver(_), _) => {}
+    }
+    0
+}
+
+/// Returns the source address of an IP packet.
+fn source_of(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => <[u8; 4]>::try_from(packet.get(12..16)?).ok().map(IpAddr::from),
+        6 => <[u8; 16]>::try_from(packet.get(8..24)?).ok().map(IpAddr::from),
+        _ => None,
     }
 }

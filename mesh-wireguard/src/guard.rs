@@ -6,7 +6,7 @@ use mesh_core::Prefix;
 
 use crate::netlink::NetlinkError;
 use crate::netlink::route::{Destination, Route, Routing, Rule};
-use crate::{PRIORITY_DELIVER, PRIORITY_OVERLAY, TABLE_MAIN};
+use crate::{PRIORITY_DELIVER, PRIORITY_END, PRIORITY_OVERLAY, TABLE_MAIN};
 
 /// The metric of the guard's routes: the worst there is, so that any other route to the same prefix wins.
 pub(crate) const METRIC_GUARD: u32 = u32::MAX;
@@ -18,6 +18,7 @@ pub(crate) const METRIC_GUARD: u32 = u32::MAX;
 ///   priority 7300  iif landbridge0 lookup main     what comes out of the tunnel is delivered, never by a default route
 ///   priority 7300  iif lo to <local> lookup main   the node's own packets to its own workloads, likewise
 ///   priority 7301  lookup 7300                     throw <except>, dev landbridge0 <routes>, blackhole <prefixes>
+///   priority 7302  iif landbridge0 blackhole       what comes out of the tunnel and nobody here takes: not by a default route
 ///   priority 32766 lookup main
 /// ```
 ///
@@ -115,13 +116,24 @@ pub(crate) fn rules(device: &str, table: u32, local: impl IntoIterator<Item = Pr
         input: Some(input.to_owned()),
         to,
         no_default: true,
+        blackhole: false,
     };
     let mut rules: BTreeSet<Rule> = local.into_iter().map(|prefix| to_main(prefix.is_ipv4(), "lo", Some(prefix))).collect();
     for ipv4 in [true, false] {
         rules.insert(to_main(ipv4, device, None));
-        rules.insert(Rule { ipv4, priority: PRIORITY_OVERLAY, table, input: None, to: None, no_default: false });
+        let overlay =
+            Rule { ipv4, priority: PRIORITY_OVERLAY, table, input: None, to: None, no_default: false, blackhole: false };
+        let end = Rule { priority: PRIORITY_END, table: 0, input: Some(device.to_owned()), blackhole: true, ..overlay.clone() };
+        rules.extend([overlay, end]);
     }
     rules
+}
+
+/// Adds the rules of `wanted` that are not there, and removes those for prefixes that are not local any more.
+pub(crate) fn update_rules(routing: &mut Routing, wanted: &BTreeSet<Rule>) -> Result<(), NetlinkError> {
+    install_rules(routing, wanted)?;
+    let stale = routing.rules()?.into_iter().filter(|rule| rule.to.is_some() && !wanted.contains(rule));
+    stale.collect::<Vec<_>>().iter().try_for_each(|rule| routing.delete_rule(rule))
 }
 
 /// Adds the rules of `wanted` that are not there.

@@ -83,6 +83,8 @@ pub const PROTOCOL: u8 = 73;
 pub const PRIORITY_DELIVER: u32 = 7300;
 /// The priority of the rule that asks our table.
 pub const PRIORITY_OVERLAY: u32 = 7301;
+/// The priority of the rule that drops what comes out of the tunnel and nobody here takes.
+pub const PRIORITY_END: u32 = 7302;
 
 /// `RT_TABLE_MAIN`.
 const TABLE_MAIN: u32 = 254;

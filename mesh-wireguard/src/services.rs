@@ -6,7 +6,11 @@
 //!     service-N                  a random backend, or the hash of the client with affinity -> dnat
 //!     refuse                     frontends without a ready backend: TCP reset, or ICMP port unreachable
 //!     untracked (raw)            only with scope node, see below
+//!     spoofed (raw)              with the other scopes: sources in a guarded prefix, from any device but ours -> drop
 //! ```
+//!
+//! A guarded source comes out of the tunnel or not at all: who can send packets to the node past the tunnel could otherwise
+//! speak as any workload of the fleet. (With scope node everything for a workload goes through the tunnel, which sees to it.)
 //!
 //! The kernel's conntrack undoes the translation on whatever path the reply takes, and keeps connections that exist on their
 //! backend when the table changes. A change is one transaction that replaces the table's content.
@@ -161,6 +165,15 @@ impl Ruleset<'_> {
             to.set(map, SetKind { key, value: Value::Verdict, ranges: false }, &elements);
             for chain in ["prerouting", "output"] {
                 to.rule(chain, Expressions::new().family(ipv4).destination_port_in(ipv4, map, true));
+            }
+        }
+        if self.local.is_some_and(|local| local.scope != Scope::Node) {
+            to.chain("spoofed", Some(Hook { kind: "filter", number: PREROUTING, priority: PRIORITY_RAW }));
+            for (ipv4, set) in [(true, "guarded4"), (false, "guarded6")] {
+                let key: &'static [Field] = if ipv4 { &[Field::Ipv4] } else { &[Field::Ipv6] };
+                to.set(set, SetKind { key, value: Value::Nothing, ranges: true }, &ranges(self.fleet.iter().copied(), ipv4));
+                let rule = Expressions::new().family(ipv4).input(self.device, false).input("lo", false);
+                to.rule("spoofed", rule.source_in(ipv4, set).verdict(&Verdict::Drop));
             }
         }
         if let Some(local) = self.local.filter(|local| local.scope == Scope::Node) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::{FlowRecord, NodeId, Prefix};
-use mesh_dataplane::{Actual, Local, Op, Scope, ServiceTable, Tunnel, TunnelError};
+use mesh_dataplane::{Actual, Local, Op, ServiceTable, Tunnel, TunnelError};
 
 use crate::NodeKey;
 use crate::driver::{Driver, Ended, StatsHandle};
@@ -168,7 +168,12 @@ impl UserTunnel {
             Op::SetRoute(prefix, node) => {
                 self.tell(op)?;
                 let route = self.overlay_route(*prefix);
-                self.routing.set_route(route).map_err(|error| failed(op, error))?;
+                if let Err(error) = self.routing.set_route(route) {
+                    // What was not set here must not be believed from there either.
+                    self.routes.remove(prefix);
+                    self.tell(&Op::DelRoute(*prefix))?;
+                    return Err(failed(op, error));
+                }
                 self.routes.insert(*prefix, node.clone());
             }
             Op::DelRoute(prefix) => {
@@ -217,7 +222,10 @@ impl UserTunnel {
     fn install_rules(&mut self) -> Result<(), NetlinkError> {
         let local = self.local.iter().flat_map(|local| local.prefixes.iter().copied());
         let wanted = guard::rules(&self.config.device, self.config.table, local);
-        guard::install_rules(&mut self.routing, &wanted)
+        match self.local {
+            Some(_) => guard::update_rules(&mut self.routing, &wanted),
+            None => guard::install_rules(&mut self.routing, &wanted),
+        }
     }
 
     /// Writes the service table, once there is one: a restarted agent leaves the one of the agent before until then.
@@ -247,6 +255,8 @@ impl UserTunnel {
         let peers = self.driver.peers().map_err(|error| TunnelError::refused("read back", error))?;
         let programmed = self.routing.routes(self.config.table).map_err(unreadable)?;
         let addresses: BTreeSet<IpAddr> = self.routing.addresses(self.index).map_err(unreadable)?.into_iter().collect();
+        // A device that somebody took down has lost its routes, and takes no new ones.
+        self.routing.bring_up(self.index, u32::from(self.config.mtu), QUEUE).map_err(unreadable)?;
         // Without the rules no route of ours is asked; they are put back here, as they belong to no step.
         self.install_rules().map_err(unreadable)?;
         let statics = self.static_routes();
@@ -281,10 +291,7 @@ impl Tunnel for UserTunnel {
 }
 
 fn ruleset<'a>(services: &'a ServiceTable, local: Option<&'a Local>, guarded: &BTreeSet<Prefix>, device: &'a str) -> Ruleset<'a> {
-    // Only with scope node the rules depend on what is guarded: then a change of it is a change of the rules.
-    let local = local.filter(|local| local.scope == Scope::Node);
-    let fleet = if local.is_some() { guarded.clone() } else { BTreeSet::new() };
-    Ruleset { services, local, fleet, device }
+    Ruleset { services, local, fleet: guarded.clone(), device }
 }
 
 fn failed(op: &Op, error: NetlinkError) -> TunnelError {

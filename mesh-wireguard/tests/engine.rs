@@ -7,7 +7,7 @@ mod pair;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mesh_core::WireGuardKey;
+use mesh_core::{NodeId, WireGuardKey};
 use mesh_dataplane::{Op, Peer, PeerKeys};
 use mesh_wireguard::NodeKey;
 use mesh_wireguard::batch::{Datagrams, Packets};
@@ -95,6 +95,90 @@ fn an_endpoint_moves_with_authentic_packets_only() {
     let refused = pair.engines[1].stats().engine.refused;
     assert_eq!((refused.unauthentic, refused.replayed), (1, 1));
     assert_eq!(pair.outputs[1].packets.len(), 1);
+}
+
+#[test]
+fn who_copies_a_nodes_key_gains_nothing_and_takes_nothing_away() {
+    // Of the names, one comes before the victim's and one after it.
+    for liar in ["a/liar", "z/liar"] {
+        let liar: NodeId = liar.parse().unwrap();
+        let claim = |pair: &mut Pair<BoringSession>, endpoint: &str| {
+            let peer = Peer { keys: PeerKeys { current: pair.keys[1], next: None }, endpoints: vec![endpoint.parse().unwrap()] };
+            pair.apply(0, &Op::SetPeer(liar.clone(), peer));
+            pair.apply(0, &Op::SetRoute("10.9.0.0/16".parse().unwrap(), liar.clone()));
+        };
+        let flows = |pair: &mut Pair<BoringSession>| {
+            assert_eq!(pair.carry(1, &packet(1, 0, true, 100)), [packet(1, 0, true, 100)]);
+            assert_eq!(pair.carry(0, &packet(0, 1, true, 101)), [packet(0, 1, true, 101)]);
+        };
+        let mut pair = boring(node_keys());
+        claim(&mut pair, "203.0.113.9:51820");
+        pair.introduce();
+        pair.settle();
+        flows(&mut pair);
+        for turn in 0..3 {
+            claim(&mut pair, &format!("203.0.113.{turn}:51820"));
+            flows(&mut pair);
+        }
+        pair.apply(0, &Op::DelPeer(liar.clone()));
+        flows(&mut pair);
+        claim(&mut pair, "203.0.113.9:51820");
+        // The key proves no more than what its node may say.
+        let victim = pair.nodes[1].clone();
+        pair.apply(0, &Op::DelPeer(victim));
+        assert!(pair.carry(1, &packet(1, 0, true, 100)).is_empty());
+        let stats = pair.engines[0].stats();
+        assert_eq!(stats.forwarder.drops.total(), 1, "{stats:?}");
+    }
+}
+
+#[test]
+fn the_tunnel_does_not_carry_its_own_datagrams() {
+    let mut pair = boring(node_keys());
+    let (outside, inside) = (pair.addresses[1], "10.1.0.77:51820".parse().unwrap());
+    // The route comes after the peer, and makes its first endpoint useless.
+    let peer = Peer { keys: PeerKeys { current: pair.keys[1], next: None }, endpoints: vec![inside, outside] };
+    let node = pair.nodes[1].clone();
+    pair.apply(0, &Op::SetPeer(node.clone(), peer.clone()));
+    pair.outputs[0].clear();
+    pair.apply(0, &Op::SetRoute("10.1.0.0/16".parse().unwrap(), node.clone()));
+    assert_eq!(pair.engines[0].stats().peers[0].endpoint, None);
+    pair.set_peer(1, 0, PeerKeys { current: pair.keys[0], next: None });
+    pair.settle();
+    assert_eq!(pair.engines[0].stats().peers[0].endpoint, Some(outside));
+    // Nor does a peer get there by moving.
+    let mut batch = Packets::new();
+    batch.push(&packet(1, 0, true, 100));
+    let now = pair.now;
+    pair.engines[1].handle_tun(&batch, now, &mut pair.outputs[1]);
+    let mut wire = Datagrams::new();
+    pair.outputs[1].datagrams.iter().for_each(|(_, bytes)| wire.push(inside, bytes));
+    pair.engines[0].handle_udp(&wire, now, &mut pair.outputs[0]);
+    assert_eq!(pair.outputs[0].packets.len(), 1, "it is authentic");
+    assert_eq!(pair.engines[0].stats().peers[0].endpoint, Some(outside));
+    pair.apply(0, &Op::SetPeer(node, Peer { endpoints: vec![inside], ..peer }));
+    assert_eq!(pair.engines[0].stats().peers[0].endpoint, Some(outside));
+}
+
+#[test]
+fn a_handshake_that_the_peer_does_not_finish_is_begun_anew() {
+    let mut pair = boring(node_keys());
+    pair.introduce();
+    let initiation = pair.outputs[1].datagrams.iter().next().map(|(_, bytes)| bytes.to_vec()).unwrap();
+    let mut wire = Datagrams::new();
+    wire.push("198.51.100.7:1000".parse().unwrap(), &initiation);
+    let now = pair.now;
+    pair.engines[0].handle_udp(&wire, now, &mut pair.outputs[0]);
+    // The answer is lost, or the initiation was an old one from somewhere else.
+    let mut called = Vec::new();
+    for _ in 0..8 {
+        pair.outputs[0].clear();
+        pair.now.time = pair.now.time + Duration::from_secs(1);
+        let now = pair.now;
+        pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
+        called.extend(pair.outputs[0].datagrams.iter().map(|(to, _)| to));
+    }
+    assert!(called.contains(&pair.addresses[1]), "{called:?}");
 }
 
 #[test]

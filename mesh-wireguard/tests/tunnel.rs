@@ -320,3 +320,72 @@ fn a_foreign_table_of_our_name_is_left_alone() {
     assert!(tunnel.observe().unwrap().services.is_none());
     assert!(a.netns.run(|| ServiceRules::open().unwrap().remove()).is_err());
 }
+
+#[test]
+fn what_comes_out_of_the_tunnel_does_not_leave_in_the_clear() {
+    if !possible(&["ip"]) {
+        return;
+    }
+    let (a, b) = pair();
+    let client = a.pod(5);
+    let outside = Netns::new();
+    b.netns.connect("uplink", &outside, "uplink");
+    b.netns.ip("addr add 198.51.100.1/24 dev uplink");
+    outside.ip("addr add 198.51.100.2/24 dev uplink");
+    b.netns.ip("route add default via 198.51.100.2");
+    // Whoever is out there would answer to the addresses of node B's pods.
+    outside.ip("addr add 10.2.1.66/32 dev lo");
+    outside.ip("route add default via 198.51.100.1");
+    echo(&outside, 7000, "o");
+    let (mut tunnel_a, mut tunnel_b) = (a.start(), b.start());
+    introduce(&mut tunnel_a, &b, endpoint("192.0.2.2:51820"));
+    introduce(&mut tunnel_b, &a, endpoint("192.0.2.1:51820"));
+    let server = b.pod(6);
+    echo(&server.netns, 7000, "s");
+    reaches(&client.netns, &server.addresses, 7000);
+    // A pod that is gone: of its address nothing is left but the default route.
+    for _ in 0..3 {
+        assert!(!client.netns.ping("10.2.1.66"));
+    }
+}
+
+#[test]
+fn sources_of_the_fleet_come_out_of_the_tunnel_or_not_at_all() {
+    if !possible(&["ip"]) {
+        return;
+    }
+    let (a, b) = pair();
+    let server = b.pod(6);
+    echo(&server.netns, 7000, "s");
+    let mut tunnel_b = b.start();
+    introduce(&mut tunnel_b, &a, endpoint("192.0.2.1:51820"));
+    // Somebody on the underlay has the address of a pod of node A, and a way past the tunnel.
+    let spoofed = ["10.1.1.66", "fd00:1:1::66"];
+    a.netns.ip("addr add 10.1.1.66/32 dev lo");
+    a.netns.ip("addr add fd00:1:1::66/128 dev lo nodad");
+    a.netns.ip("route add 10.2.1.0/24 via 192.0.2.2 src 10.1.1.66");
+    a.netns.ip("route add fd00:2:1::/64 via 2001:db8::2 src fd00:1:1::66");
+    let arrivals = || {
+        let text = server.netns.command("cat /proc/net/snmp /proc/net/snmp6").1;
+        let udp = |line: &str| line.starts_with("Udp: ") && line[5..].starts_with(|c: char| c.is_ascii_digit());
+        let v4 = text.lines().find(|line| udp(line)).and_then(|line| line.split_whitespace().nth(1)).unwrap().to_owned();
+        let v6 = text.lines().find(|line| line.starts_with("Udp6InDatagrams")).unwrap().to_owned();
+        (v4, v6)
+    };
+    apply(&mut tunnel_b, &[services([])]);
+    let before = arrivals();
+    for (from, to) in spoofed.into_iter().zip(server.addresses) {
+        a.netns.run(move || {
+            let socket = std::net::UdpSocket::bind((from, 0)).unwrap();
+            for _ in 0..5 {
+                socket.send_to(b"spoofed", (to, 7000)).unwrap();
+            }
+        });
+    }
+    // What is sent after them, and may come in, tells that they would have been there.
+    reaches(&b.netns, &server.addresses, 7000);
+    let after = arrivals();
+    let digits = |text: &str| text.rsplit(char::is_whitespace).next().unwrap().parse::<u64>().unwrap();
+    let arrived = (digits(&after.0) - digits(&before.0), digits(&after.1) - digits(&before.1));
+    assert!(arrived.0 < 5 && arrived.1 < 5, "five spoofed ones: {arrived:?}");
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use mesh_core::Prefix;
 use mesh_dataplane::Peer;
 
 /// How soon a handshake is tried again while a peer has not answered: quickly at first, since both ends often start together,
@@ -24,7 +25,21 @@ impl<S: Session> Engine<S> {
             _ => {}
         }
         self.forwarder.apply(op);
+        if let Op::SetRoute(prefix, _) = op {
+            self.leave(*prefix);
+        }
         Ok(())
+    }
+
+    /// Forgets the endpoints inside a prefix of the overlay: the tunnel does not carry its own datagrams.
+    fn leave(&mut self, prefix: Prefix) {
+        let inside = |endpoint: &mut SocketAddr| prefix.contains(endpoint.ip());
+        for link in self.links.iter_mut().flatten() {
+            link.endpoint.take_if(inside);
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            peer.endpoint.take_if(inside);
+        }
     }
 
     /// Returns the peers as they were set.
@@ -44,8 +59,8 @@ impl<S: Session> Engine<S> {
         }
         let wanted = |key: &WireGuardKey| *key == spec.keys.current || Some(*key) == spec.keys.next;
         for index in 0..self.links.len() {
-            if self.links[index].as_ref().is_some_and(|link| link.peer == handle && !wanted(&link.key)) {
-                self.remove_link(index);
+            if self.links[index].as_ref().is_some_and(|link| !wanted(&link.key)) {
+                self.release(index, handle);
             }
         }
         let current = self.link(handle, spec.keys.current);
@@ -54,8 +69,8 @@ impl<S: Session> Engine<S> {
         }
         let peer = self.peers[place].get_or_insert_with(|| PeerState {
             node: node.clone(),
-            spec: spec.clone(),
-            endpoint: spec.endpoints.first().copied(),
+            spec: Peer { keys: spec.keys, endpoints: Vec::new() },
+            endpoint: None,
             active: current,
             attempts: 0,
             retry: now.time,
@@ -64,38 +79,40 @@ impl<S: Session> Engine<S> {
             tx_bytes: 0,
         });
         if peer.spec.endpoints != spec.endpoints {
-            peer.endpoint = spec.endpoints.first().copied().or(peer.endpoint);
+            let first = spec.endpoints.iter().find(|endpoint| self.forwarder.peer_of(endpoint.ip()).is_none());
+            peer.endpoint = first.copied().or(peer.endpoint);
+            for link in self.links.iter_mut().flatten().filter(|link| link.claimants == [handle]) {
+                link.endpoint = peer.endpoint;
+            }
         }
         peer.spec = spec.clone();
         let active = self.links.get(peer.active as usize).and_then(Option::as_ref);
-        if active.is_none_or(|link| link.peer != handle) {
+        if active.is_none_or(|link| !link.claimants.contains(&handle)) {
             peer.active = current;
         }
         if self.links[current as usize].as_ref().is_some_and(|link| link.confirmed.is_none()) {
             peer.attempts = 0;
-            self.handshake(current, now, out);
+            self.handshake(current, handle, now, out);
         }
     }
 
     fn remove_peer(&mut self, node: &NodeId) {
         let handle = self.forwarder.peer(node);
-        for index in 0..self.links.len() {
-            if self.links[index].as_ref().is_some_and(|link| link.peer == handle) {
-                self.remove_link(index);
-            }
-        }
+        (0..self.links.len()).for_each(|index| self.release(index, handle));
         if let Some(peer) = self.peers.get_mut(handle.0 as usize) {
             *peer = None;
         }
     }
 
-    /// Returns the session of `key`, a new one where there is none. A key that another peer has goes over to this one.
+    /// Returns the session of `key`, a new one where there is none.
     fn link(&mut self, peer: PeerHandle, key: WireGuardKey) -> u32 {
-        if let Some(index) = self.by_key.get(&key).copied() {
-            if self.links[index as usize].as_ref().is_some_and(|link| link.peer == peer) {
-                return index;
+        if let Some(index) = self.by_key.get(&key).copied()
+            && let Some(Some(link)) = self.links.get_mut(index as usize)
+        {
+            if !link.claimants.contains(&peer) {
+                link.claimants.push(peer);
             }
-            self.remove_link(index as usize);
+            return index;
         }
         let free = self.links.iter().position(Option::is_none).unwrap_or_else(|| {
             self.links.push(None);
@@ -103,23 +120,39 @@ impl<S: Session> Engine<S> {
         });
         let index = u32::try_from(free).ok().filter(|index| *index < MAX_SESSIONS).expect("fewer keys than 2^24");
         let session = self.local.open(&key, index);
-        self.links[free] = Some(Link { peer, key, session, confirmed: None, answered: false, last_handshake: None });
+        self.links[free] = Some(Link {
+            claimants: vec![peer],
+            key,
+            session,
+            endpoint: None,
+            confirmed: None,
+            answered: None,
+            last_handshake: None,
+        });
         self.by_key.insert(key, index);
         index
     }
 
-    fn remove_link(&mut self, index: usize) {
-        if let Some(link) = self.links[index].take() {
+    /// Takes a session from a peer; it ends with its last one.
+    fn release(&mut self, index: usize, peer: PeerHandle) {
+        let Some(link) = &mut self.links[index] else { return };
+        link.claimants.retain(|claimant| *claimant != peer);
+        if link.claimants.is_empty() {
             self.by_key.remove(&link.key);
+            self.links[index] = None;
         }
     }
 
-    /// Begins a handshake; endpoints take turns while the peer does not answer.
-    fn handshake(&mut self, index: u32, now: Now, out: &mut Output) {
+    /// Begins a handshake with `handle`; endpoints take turns while the peer does not answer.
+    fn handshake(&mut self, index: u32, handle: PeerHandle, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
-        let Some(Some(peer)) = self.peers.get_mut(link.peer.0 as usize) else { return };
-        if peer.attempts > 0 && !peer.spec.endpoints.is_empty() {
-            peer.endpoint = Some(peer.spec.endpoints[peer.attempts as usize % peer.spec.endpoints.len()]);
+        let Some(Some(peer)) = self.peers.get_mut(handle.0 as usize) else { return };
+        if peer.attempts > 0 {
+            let usable = |endpoint: &&SocketAddr| self.forwarder.peer_of(endpoint.ip()).is_none();
+            let endpoints: Vec<SocketAddr> = peer.spec.endpoints.iter().filter(usable).copied().collect();
+            if !endpoints.is_empty() {
+                peer.endpoint = Some(endpoints[peer.attempts as usize % endpoints.len()]);
+            }
         }
         peer.attempts = peer.attempts.saturating_add(1);
         peer.retry = now.time + if peer.attempts <= QUICK_ATTEMPTS { RETRY_FIRST } else { RETRY_LATER };
@@ -127,28 +160,33 @@ impl<S: Session> Engine<S> {
             return;
         }
         let step = link.session.handshake(out.datagrams.spare(ROOM));
-        emit(peer, step, now, out, &mut self.counters);
+        let sent = emit(peer.endpoint, step, out, &mut self.counters);
+        peer.sent(sent, now);
     }
 
     /// Asks one session what time asks of it.
     pub(super) fn tick(&mut self, index: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
-        let Some(Some(peer)) = self.peers.get_mut(link.peer.0 as usize) else { return };
-        let (is_current, is_active) = (link.key == peer.spec.keys.current, index == peer.active);
         let step = link.session.handle_timeout(out.datagrams.spare(ROOM));
-        let expired = step == Step::Refused(Refusal::Expired);
-        if !expired {
-            emit(peer, step, now, out, &mut self.counters);
+        if step == Step::Refused(Refusal::Expired) {
+            (link.confirmed, link.endpoint) = (None, None);
+        } else {
+            self.emit_by(index, step, now, out);
         }
-        if expired {
-            link.confirmed = None;
-        }
-        let unanswered = link.confirmed.is_none() && !link.answered;
-        if is_current && unanswered && peer.retry <= now.time {
-            self.handshake(index, now, out);
-        } else if is_active && link.confirmed.is_some() && now.time.since(peer.last_sent) >= KEEPALIVE {
-            let handle = link.peer;
-            self.send(handle, &[], now, out);
+        let Some(Some(link)) = self.links.get(index as usize) else { return };
+        // An answer that leads to nothing (it was lost, or its initiation was an old one sent again) ends the waiting.
+        let waits = link.answered.is_some_and(|at| now.time.since(at) < RETRY_LATER);
+        let (key, is_confirmed, count) = (link.key, link.confirmed.is_some(), link.claimants.len());
+        for at in 0..count {
+            let Some(handle) = self.links[index as usize].as_ref().and_then(|link| link.claimants.get(at).copied()) else {
+                break;
+            };
+            let Some(Some(peer)) = self.peers.get(handle.0 as usize) else { continue };
+            if key == peer.spec.keys.current && !is_confirmed && !waits && peer.retry <= now.time {
+                self.handshake(index, handle, now, out);
+            } else if index == peer.active && is_confirmed && now.time.since(peer.last_sent) >= KEEPALIVE {
+                self.send(handle, &[], now, out);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use mesh_core::{NodeId, Time, WallTime, WireGuardKey};
+use mesh_core::{NodeId, Now, Time, WallTime, WireGuardKey};
 use mesh_dataplane::{Peer, PeerHandle};
 
 /// A peer.
@@ -24,21 +24,27 @@ pub(super) struct PeerState {
 }
 
 impl PeerState {
-    /// Notes an authentic datagram: the peer is where it came from.
-    pub(super) fn heard(&mut self, source: SocketAddr, len: usize) {
-        self.endpoint = Some(source);
-        self.rx_bytes += len as u64;
+    /// Notes what was sent, if anything.
+    pub(super) fn sent(&mut self, len: usize, now: Now) {
+        if len > 0 {
+            self.last_sent = now.time;
+            self.tx_bytes += len as u64;
+        }
     }
 }
 
-/// One key of a peer and its session.
+/// One key and its session. A key proves who holds it and nothing else: where several nodes are said to have it, each is
+/// believed for its own prefixes, so that who copies another's key gains nothing and takes nothing away.
 pub(super) struct Link<S> {
-    pub(super) peer: PeerHandle,
+    /// The peers that are said to have the key: one, unless somebody lies.
+    pub(super) claimants: Vec<PeerHandle>,
     pub(super) key: WireGuardKey,
     pub(super) session: S,
+    /// Where the holder of the key was heard last.
+    pub(super) endpoint: Option<SocketAddr>,
     /// The receiver index of the latest handshake that both sides are known to have finished.
     pub(super) confirmed: Option<u32>,
-    /// An initiation was answered, and the peer has not used the new keys yet.
-    pub(super) answered: bool,
+    /// When an initiation was answered, where the holder has not used the new keys yet.
+    pub(super) answered: Option<Time>,
     pub(super) last_handshake: Option<WallTime>,
 }

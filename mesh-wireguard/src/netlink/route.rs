@@ -46,6 +46,8 @@ pub(crate) struct Rule {
     pub(crate) to: Option<Prefix>,
     /// A default route of the table does not count.
     pub(crate) no_default: bool,
+    /// The packet is dropped, and no table asked.
+    pub(crate) blackhole: bool,
 }
 
 /// The kernel's routing, as one network namespace has it.
@@ -243,15 +245,15 @@ fn read_address(address: &RouteAddress) -> Option<IpAddr> {
 fn rule_message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.ipv4);
-    message.header.action = RuleAction::ToTable;
+    message.header.action = if rule.blackhole { RuleAction::Blackhole } else { RuleAction::ToTable };
     // The header's table is one byte; the attribute has the number.
     message.header.table = u8::try_from(rule.table).unwrap_or(0);
     message.attributes = vec![
         RuleAttribute::Priority(rule.priority),
-        RuleAttribute::Table(rule.table),
         // FRA_PROTOCOL, by number: who made the rule.
         RuleAttribute::Other(DefaultNla::new(21, vec![PROTOCOL])),
     ];
+    message.attributes.extend((rule.table != 0).then_some(RuleAttribute::Table(rule.table)));
     message.attributes.extend(rule.input.clone().map(RuleAttribute::Iifname));
     if let Some(prefix) = rule.to {
         message.header.dst_len = prefix.len();
@@ -271,6 +273,7 @@ fn read_rule(message: &RuleMessage) -> Option<Rule> {
         input: None,
         to: None,
         no_default: false,
+        blackhole: message.header.action == RuleAction::Blackhole,
     };
     let mut ours = false;
     for attribute in &message.attributes {

@@ -21,6 +21,8 @@ pub(crate) enum Verdict {
     Jump(String),
     /// Goes back to the calling chain.
     Return,
+    /// Is dropped.
+    Drop,
 }
 
 impl Verdict {
@@ -29,6 +31,7 @@ impl Verdict {
             Verdict::Jump(chain) => (-3i32, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
             Verdict::Return => (-5, None),
+            Verdict::Drop => (0, None),
         };
         data.nested(2, |verdict| {
             verdict.bytes(1, &code.to_be_bytes());

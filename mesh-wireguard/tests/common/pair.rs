@@ -77,13 +77,15 @@ impl<S: Session> Pair<S> {
         self.set_peer(1, 0, keys[0]);
     }
 
-    /// Carries datagrams to and fro until there is none; returns the packets that came out of each engine.
+    /// Carries datagrams to and fro until there is none, those to other addresses into the void; returns the packets that came
+    /// out of each engine.
     pub(crate) fn settle(&mut self) -> [Vec<Vec<u8>>; 2] {
         let mut delivered = [Vec::new(), Vec::new()];
         while self.outputs.iter().any(|output| !output.datagrams.is_empty()) {
             for from in 0..2 {
                 let mut wire = Datagrams::new();
-                self.outputs[from].datagrams.iter().for_each(|(_, bytes)| wire.push(self.addresses[from], bytes));
+                let arriving = self.outputs[from].datagrams.iter().filter(|(to, _)| *to == self.addresses[1 - from]);
+                arriving.for_each(|(_, bytes)| wire.push(self.addresses[from], bytes));
                 self.outputs[from].datagrams.clear();
                 self.engines[1 - from].handle_udp(&wire, self.now, &mut self.outputs[1 - from]);
                 let packets = &mut self.outputs[1 - from].packets;
