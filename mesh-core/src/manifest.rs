@@ -102,7 +102,7 @@ impl fmt::Display for ManifestError {
 /// ");
 /// let errors: Vec<_> = parsed.errors.iter().map(ToString::to_string).collect();
 /// assert_eq!(errors.len(), 3);
-/// assert_eq!(errors[1], "db.yaml:4:54: metadata.labels.app: 5432 is not a string here: write \"5432\" in quotes");
+/// assert_eq!(errors[1], "db.yaml:4:55: metadata.labels.app: 5432 is not a string here: write \"5432\" in quotes");
 /// # Ok::<(), mesh_core::NameError>(())
 /// ```
 pub fn parse(source: &ManifestSource<'_>, text: &str) -> Parsed {

@@ -13,7 +13,7 @@ use mesh_policy::check::Word;
 /// What is checked.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// The fleet's directory: clusters/<cluster>/*.yaml, and optionally fleet/*.yaml, fleet.yaml and mesh.yaml
+    /// The fleet's directory: clusters/CLUSTER/*.yaml, and optionally fleet/*.yaml, fleet.yaml and mesh.yaml
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
     /// Questions, one JSON object a line; `-` is standard input (the default, unless it is a terminal)
@@ -117,7 +117,7 @@ pub fn policy(args: &CheckArgs) -> u8 {
 pub fn dns(args: &CheckArgs) -> u8 {
     run(args, |checked| {
         let state = Box::leak(Box::new(checked.state));
-        let mut checker = DnsChecker::new(state, ZoneConfig::default());
+        let mut checker = DnsChecker::new(state, ZoneConfig::default()).with_clusters(checked.clusters);
         move |line| {
             let answer = checker.answer_line(line);
             Answer { json: to_json(&answer), text: dns_text(&answer), understood: answer.is_understood() }

@@ -22,7 +22,7 @@ pub enum LabCommand {
     Demo(UpArgs),
     /// Build the fleet of a directory of manifests and leave it running
     Up {
-        /// The fleet's directory: clusters/<cluster>/*.yaml, fleet.yaml, and optionally fleet/*.yaml and mesh.yaml
+        /// The fleet's directory: clusters/CLUSTER/*.yaml, fleet.yaml, and optionally fleet/*.yaml and mesh.yaml
         #[arg(value_name = "DIR")]
         directory: PathBuf,
         /// The lab's name
