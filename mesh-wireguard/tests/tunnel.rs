@@ -8,7 +8,8 @@ mod node;
 
 use std::net::SocketAddr;
 
-use mesh_dataplane::{Scope, Tunnel};
+use mesh_core::Prefix;
+use mesh_dataplane::{Local, Op, Scope, Tunnel};
 use mesh_wireguard::{Guard, ServiceRules, UserTunnel, UserTunnelConfig};
 use netns::{Netns, eventually, possible};
 use node::{Node, apply, echo, introduce, reaches, service, services, tcp, udp};
@@ -74,7 +75,14 @@ fn conforms() {
             };
             guard.down().unwrap();
             ServiceRules::open().unwrap().remove().unwrap();
-            UserTunnel::start(UserTunnelConfig::new(mesh_wireguard::NodeKey::from_bytes([9; 32]))).unwrap()
+            let config = UserTunnelConfig::new(mesh_wireguard::NodeKey::from_bytes([9; 32]));
+            // The programs that other tests begin have copies of the old tunnel's socket for a moment.
+            let mut tunnel = None;
+            eventually("the port is free", || {
+                tunnel = UserTunnel::start(config.clone()).ok();
+                tunnel.is_some()
+            });
+            tunnel.unwrap()
         });
         Box::new(tunnel)
     });
@@ -365,6 +373,10 @@ fn sources_of_the_fleet_come_out_of_the_tunnel_or_not_at_all() {
     a.netns.ip("addr add fd00:1:1::66/128 dev lo nodad");
     a.netns.ip("route add 10.2.1.0/24 via 192.0.2.2 src 10.1.1.66");
     a.netns.ip("route add fd00:2:1::/64 via 2001:db8::2 src fd00:1:1::66");
+    // Neighbour discovery would ask from the false address, and the answer would go into the tunnel.
+    let link = b.netns.ip("link show underlay");
+    let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
+    a.netns.ip(&format!("neigh replace 2001:db8::2 lladdr {mac} dev underlay"));
     let arrivals = || {
         let text = server.netns.command("cat /proc/net/snmp /proc/net/snmp6").1;
         let udp = |line: &str| line.starts_with("Udp: ") && line[5..].starts_with(|c: char| c.is_ascii_digit());
@@ -388,4 +400,42 @@ fn sources_of_the_fleet_come_out_of_the_tunnel_or_not_at_all() {
     let digits = |text: &str| text.rsplit(char::is_whitespace).next().unwrap().parse::<u64>().unwrap();
     let arrived = (digits(&after.0) - digits(&before.0), digits(&after.1) - digits(&before.1));
     assert!(arrived.0 < 5 && arrived.1 < 5, "five spoofed ones: {arrived:?}");
+}
+
+#[test]
+fn a_device_that_was_taken_down_is_brought_up_again() {
+    if !possible(&["ip"]) {
+        return;
+    }
+    let (a, b) = pair();
+    let mut tunnel = a.start();
+    introduce(&mut tunnel, &b, None);
+    a.netns.ip("link set landbridge0 down");
+    let actual = tunnel.observe().unwrap();
+    assert!(actual.routes.len() < 2, "routes through a device that is down go: {:?}", actual.routes);
+    let local = Local { node: a.id(), prefixes: a.prefixes().into(), overlay: a.overlay(), scope: a.scope };
+    let routes = b.prefixes().map(|prefix| Op::SetRoute(prefix, b.id()));
+    apply(&mut tunnel, &[Op::SetLocal(local.clone())]);
+    apply(&mut tunnel, &routes);
+    let actual = tunnel.observe().unwrap();
+    assert_eq!((actual.routes.len(), actual.local), (2, Some(local)));
+}
+
+#[test]
+fn a_prefix_that_moves_away_takes_its_rule_along() {
+    if !possible(&["ip"]) {
+        return;
+    }
+    let a = Node::new(1);
+    let mut tunnel = a.start();
+    let rule = |family: &str, prefix: Prefix| a.netns.ip(&format!("{family} rule show")).contains(&format!("to {prefix} "));
+    let [v4, v6] = a.prefixes();
+    assert!(rule("-4", v4) && rule("-6", v6));
+    let local = Local { node: a.id(), prefixes: [v4].into(), overlay: Vec::new(), scope: a.scope };
+    apply(&mut tunnel, &[Op::SetLocal(local.clone())]);
+    assert!(rule("-4", v4) && !rule("-6", v6), "else the node's own packets to it would pass the tunnel by");
+    // Also one that an agent before has left.
+    a.netns.ip("rule add iif lo to 10.2.0.0/16 lookup main suppress_prefixlength 0 priority 7300 protocol 73");
+    tunnel.observe().unwrap();
+    assert!(!rule("-4", "10.2.0.0/16".parse().unwrap()));
 }
