@@ -68,7 +68,7 @@ fn ctrl_c_takes_everything_down() {
         .spawn()
         .unwrap();
     eventually("the lab is being built", || !leftovers(&name).is_empty());
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(status.success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(leftovers(&name), [""; 0]);
