@@ -49,6 +49,8 @@ pub struct Control {
     pub(super) restored: bool,
     /// A plan was programmed since the start.
     pub(super) programmed: bool,
+    /// Tells the DNS server that its zone is the whole one: before, a name that exists would be denied.
+    pub(super) ready: watch::Sender<bool>,
     pub(super) reconcile_errors: Vec<String>,
     pub(super) snapshot_due: bool,
     /// The node's public key.
@@ -164,6 +166,7 @@ impl Control {
         if !self.programmed && self.reconcile_errors.is_empty() {
             info!(peers = plan.peers.len(), routes = self.routes.len(), "programmed for the first time");
             self.programmed = true;
+            self.ready.send_replace(true);
         }
     }
 

@@ -135,6 +135,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let zone_config = ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
     let (zone, zones) = watch::channel(Arc::new(Zone::build(&state, &config.node.cluster, &zone_config)));
     let (stop, stopped) = watch::channel(false);
+    let (ready, is_ready) = watch::channel(false);
     let dns = match config.dns.listen.as_slice() {
         [] => None,
         listen => Some(Server::bind(listen, config.dns.upstreams.clone(), zones).await?),
@@ -156,6 +157,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         pending: Change::default(),
         restored,
         programmed: false,
+        ready,
         reconcile_errors: Vec::new(),
         snapshot_due: false,
         key: link.key,
@@ -164,7 +166,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         shown: Time::ZERO,
         config,
     };
-    let dns_task = dns.map(|dns| tokio::spawn(dns.run(until(stopped.clone()))));
+    let dns_task = dns.map(|dns| tokio::spawn(serve_dns(dns, is_ready, stopped.clone())));
     let api_task = tokio::spawn(http::serve(listener, control.shared.clone(), until(stopped)));
     info!(node = %control.config.node, key = %control.key, "started");
     let outcome = drive(&mut control, &mut incoming).await;
@@ -232,9 +234,17 @@ fn feed(mut source: impl Source + 'static, events: mpsc::Sender<Event>) {
     });
 }
 
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
+/// Answers once the first plan is programmed; questions that come before wait in the sockets.
+async fn serve_dns(dns: Server, ready: watch::Receiver<bool>, stopped: watch::Receiver<bool>) {
+    tokio::select! {
+        () = until(ready) => dns.run(until(stopped)).await,
+        () = until(stopped.clone()) => {}
+    }
+}
+
+async fn until(mut flag: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the agent.
+    let _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// Netlink calls that block run beside the runtime.
