@@ -45,6 +45,8 @@ pub struct Control {
     pub(super) reconciler: Reconciler,
     /// What events changed since the last time that everything was derived.
     pub(super) pending: Change,
+    /// Something was said that the publisher has not looked at. A `Synced` changes no fact, and is what it waits for.
+    pub(super) unpublished: bool,
     /// The last known state of the fleet was read from the disk.
     pub(super) restored: bool,
     /// A plan was programmed since the start.
@@ -65,6 +67,7 @@ pub struct Control {
 impl Control {
     /// Takes an event; nothing is derived yet.
     pub fn handle_event(&mut self, event: Event) {
+        self.unpublished = true;
         let is_record = matches!(event, Event::Record(_));
         let change = self.state.apply(event, self.clock.now());
         self.take(change, is_record);
@@ -85,15 +88,16 @@ impl Control {
     /// Returns an error where the tunnel has ended: only a new process has a new one.
     pub fn converge(&mut self) -> Result<(), Ended> {
         let now = self.clock.now();
-        let changed = !self.pending.is_empty();
         if self.state.poll_timeout().is_some_and(|due| due <= now.time) {
             let change = self.state.handle_timeout(now);
+            self.unpublished |= !change.is_empty();
             self.take(change, true);
         }
         if self.may_program() {
             self.program();
         }
-        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| changed || publisher.is_due(now)) {
+        let unpublished = std::mem::take(&mut self.unpublished);
+        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| unpublished || publisher.is_due(now)) {
             publisher.publish(&self.state, now);
         }
         if now.time.since(self.shown) >= SHOW {

@@ -155,6 +155,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         planner,
         reconciler: Reconciler::new(),
         pending: Change::default(),
+        unpublished: false,
         restored,
         programmed: false,
         ready,

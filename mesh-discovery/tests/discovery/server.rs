@@ -237,7 +237,9 @@ async fn dig_understands_the_answers() {
             std::env::var_os("MESH_REQUIRE_ALL").is_none_or(|all| all != "1"),
             "dig is not installed (package bind9-dnsutils)"
         );
-        eprintln!("SKIPPED dig_understands_the_answers: dig is not installed (package bind9-dnsutils)");
+        // Past the harness, which hides what a passing test prints.
+        let why = b"\nSKIPPED dig_understands_the_answers: dig is not installed (package bind9-dnsutils)\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), why);
         return;
     };
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0 100 80 web.shop.svc.clusterset.local.\n");

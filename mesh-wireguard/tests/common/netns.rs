@@ -114,6 +114,7 @@ pub(crate) fn possible(programs: &[&str]) -> bool {
         std::env::var_os("MESH_REQUIRE_ALL").is_none_or(|value| value != "1"),
         "MESH_REQUIRE_ALL=1, and {missing} is missing"
     );
-    eprintln!("SKIPPED: {missing} is missing");
+    // Past the harness, which hides what a passing test prints.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\nSKIPPED: {missing} is missing\n").as_bytes());
     false
 }
