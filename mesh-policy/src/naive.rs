@@ -5,7 +5,9 @@
 
 use std::net::IpAddr;
 
-use mesh_core::policy::{ClusterNetworkPolicy, NetworkPolicy, NetworkPolicyRule, PolicyScope, PolicyTier, RuleAction};
+use mesh_core::policy::{
+    ClusterNetworkPolicy, ClusterRule, NetworkPolicy, NetworkPolicyRule, PolicyScope, PolicyTier, RuleAction,
+};
 use mesh_core::{
     CrossClusterDefault, Direction, FiveTuple, Located, NamespaceName, NodeId, ObjectName, Reason, RuleName, State, Verdict,
     Workload,
@@ -17,57 +19,94 @@ mod matching;
 
 /// Decides one side of `tuple`, after service translation, by the facts of `state`.
 pub fn decide(state: &State, tuple: &FiveTuple, direction: Direction) -> Verdict<RuleName> {
-    let (source, destination) = (state.locate(tuple.source), state.locate(tuple.destination));
+    let ends = (state.locate(tuple.source), state.locate(tuple.destination));
 
     // Rule 13: what has no identity yet is not external, and no side lets it pass.
-    if source == Located::Pending || destination == Located::Pending {
+    if ends.0 == Located::Pending || ends.1 == Located::Pending {
         return Verdict::Deny(Reason::IdentityPending);
     }
 
-    let (own, peer, peer_address) = match direction {
-        Direction::Ingress => (destination, source, tuple.source),
-        Direction::Egress => (source, destination, tuple.destination),
-    };
     // Rule 6: nodes, host-network pods and external addresses are never subjects.
-    let Located::Workload(subject) = own else { return Verdict::Allow(Reason::NotPoliced) };
+    let Some(side) = Side::new(state, tuple, direction, ends) else { return Verdict::Allow(Reason::NotPoliced) };
 
     // Rule 10: a workload reaches itself by its own addresses, in all tiers.
-    if peer == own {
+    if side.peer == Located::Workload(side.subject) {
         return Verdict::Allow(Reason::OwnAddress);
     }
 
-    let side = Side { state, tuple, direction, subject, peer, peer_address, destination };
     side.cluster_tier(PolicyTier::Admin)
-        .or_else(|| side.network_policies())
+        .or_else(|| side.network_tier())
         .or_else(|| side.cluster_tier(PolicyTier::Baseline))
         .unwrap_or_else(|| side.no_tier())
 }
 
 /// One side of one connection: the policed workload, and who is at the other end.
-struct Side<'a> {
-    state: &'a State,
-    tuple: &'a FiveTuple,
-    direction: Direction,
-    subject: &'a Workload,
-    peer: Located<'a>,
-    peer_address: IpAddr,
+pub(crate) struct Side<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) tuple: &'a FiveTuple,
+    pub(crate) direction: Direction,
+    pub(crate) subject: &'a Workload,
+    pub(crate) peer: Located<'a>,
+    pub(crate) peer_address: IpAddr,
     /// Named ports are looked up there, whichever side decides.
-    destination: Located<'a>,
+    pub(crate) destination: Located<'a>,
 }
 
-impl Side<'_> {
-    /// Rule 2: the rules of a tier in order. `None`: none of them matches, or the first that does says `Pass`.
-    fn cluster_tier(&self, tier: PolicyTier) -> Option<Verdict<RuleName>> {
-        let facts = self.state.facts();
-        let mut policies: Vec<&ClusterNetworkPolicy> = facts.cluster_policies.values().map(AsRef::as_ref).collect();
+/// A NetworkPolicy that applies in a direction, with its rules for it.
+pub(crate) type Applying<'a> = (&'a NetworkPolicy, &'a [NetworkPolicyRule]);
+
+impl<'a> Side<'a> {
+    /// Makes a side of a connection between `ends` (source, destination); `None` where the own end is no workload.
+    pub(crate) fn new(
+        state: &'a State,
+        tuple: &'a FiveTuple,
+        direction: Direction,
+        (source, destination): (Located<'a>, Located<'a>),
+    ) -> Option<Side<'a>> {
+        let (own, peer, peer_address) = match direction {
+            Direction::Ingress => (destination, source, tuple.source),
+            Direction::Egress => (source, destination, tuple.destination),
+        };
+        let Located::Workload(subject) = own else { return None };
+        Some(Side { state, tuple, direction, subject, peer, peer_address, destination })
+    }
+
+    /// Returns the ClusterNetworkPolicies of a tier that apply, in the order in which they are asked.
+    pub(crate) fn cluster_policies(&self, tier: PolicyTier) -> Vec<&'a ClusterNetworkPolicy> {
+        let mut policies: Vec<_> = self.state.facts().cluster_policies.values().map(AsRef::as_ref).collect();
         policies.retain(|policy| policy.tier == tier && self.is_subject_of(policy));
         policies.sort_by_key(|policy| (policy.priority, policy.name.clone(), policy.scope.clone()));
-        for policy in policies {
+        policies
+    }
+
+    /// Returns the NetworkPolicies that apply: they select the workload and have the direction. They are named in this order.
+    pub(crate) fn network_policies(&self) -> Vec<Applying<'a>> {
+        let mut policies = Vec::new();
+        for policy in self.state.facts().network_policies.values() {
             let rules = match self.direction {
                 Direction::Ingress => &policy.ingress,
                 Direction::Egress => &policy.egress,
             };
-            for (index, rule) in rules.iter().enumerate() {
+            if let (Some(rules), true) = (rules, self.is_selected_by(policy)) {
+                policies.push((policy.as_ref(), rules.as_slice()));
+            }
+        }
+        policies.sort_by_key(|(policy, _)| (policy.name.clone(), policy.scope.clone()));
+        policies
+    }
+
+    /// Returns the rules of `policy` for the direction.
+    pub(crate) fn rules_of(&self, policy: &'a ClusterNetworkPolicy) -> &'a [ClusterRule] {
+        match self.direction {
+            Direction::Ingress => &policy.ingress,
+            Direction::Egress => &policy.egress,
+        }
+    }
+
+    /// Rule 2: the rules of a tier in order. `None`: none of them matches, or the first that does says `Pass`.
+    fn cluster_tier(&self, tier: PolicyTier) -> Option<Verdict<RuleName>> {
+        for policy in self.cluster_policies(tier) {
+            for (index, rule) in self.rules_of(policy).iter().enumerate() {
                 let action = match rules::fails_closed(rule, self.direction) {
                     // Rule 12: what is not understood allows nothing, and where it does not allow, it denies everything.
                     true if rule.action == RuleAction::Accept => continue,
@@ -91,22 +130,11 @@ impl Side<'_> {
     }
 
     /// Rule 3: where a NetworkPolicy selects the workload and has the direction, NetworkPolicy decides finally.
-    fn network_policies(&self) -> Option<Verdict<RuleName>> {
-        let facts = self.state.facts();
-        let mut policies: Vec<(&NetworkPolicy, &[NetworkPolicyRule])> = Vec::new();
-        for policy in facts.network_policies.values() {
-            let rules = match self.direction {
-                Direction::Ingress => &policy.ingress,
-                Direction::Egress => &policy.egress,
-            };
-            if let (Some(rules), true) = (rules, self.is_selected_by(policy)) {
-                policies.push((policy, rules));
-            }
-        }
+    fn network_tier(&self) -> Option<Verdict<RuleName>> {
+        let policies = self.network_policies();
         if policies.is_empty() {
             return None;
         }
-        policies.sort_by_key(|(policy, _)| (policy.name.clone(), policy.scope.clone()));
         for (policy, rules) in policies {
             for (index, rule) in rules.iter().enumerate() {
                 if self.matches_rule(policy, rule) {
@@ -122,7 +150,7 @@ impl Side<'_> {
     }
 
     /// Rule 10: the workload's own node, by any of the node's addresses.
-    fn is_own_node_allowed(&self) -> bool {
+    pub(crate) fn is_own_node_allowed(&self) -> bool {
         let settings = &self.state.config().settings;
         let allowed = match self.direction {
             Direction::Ingress => settings.own_node_ingress_allowed,
@@ -130,11 +158,11 @@ impl Side<'_> {
         };
         let Some(node) = &self.subject.node else { return false };
         let node = NodeId { cluster: self.subject.id.cluster.clone(), name: node.clone() };
-        allowed && matches!(self.peer, Located::Node(_)) && rules::node_has_address(self.state, &node, self.peer_address)
+        allowed && matches!(self.peer, Located::Node(_)) && self.is_peer_address_of(&node)
     }
 
     /// Rule 4: between workloads of different clusters the fleet's default holds; everywhere else what no tier decides is allowed.
-    fn no_tier(&self) -> Verdict<RuleName> {
+    pub(crate) fn no_tier(&self) -> Verdict<RuleName> {
         let Located::Workload(peer) = self.peer else { return Verdict::Allow(Reason::Default) };
         if peer.id.cluster == self.subject.id.cluster {
             return Verdict::Allow(Reason::Default);
@@ -157,7 +185,13 @@ impl Side<'_> {
         if allowed { Verdict::Allow(Reason::FleetDefault) } else { Verdict::Deny(Reason::NotExported) }
     }
 
-    fn rule_name(&self, scope: &PolicyScope, namespace: Option<&NamespaceName>, policy: &ObjectName, index: usize) -> RuleName {
+    pub(crate) fn rule_name(
+        &self,
+        scope: &PolicyScope,
+        namespace: Option<&NamespaceName>,
+        policy: &ObjectName,
+        index: usize,
+    ) -> RuleName {
         RuleName {
             cluster: self.subject.id.cluster.clone(),
             scope: scope.clone(),

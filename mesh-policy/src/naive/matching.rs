@@ -10,29 +10,29 @@ use crate::rules;
 
 impl Side<'_> {
     /// Rule 4: subjects are workloads of the policy's own cluster; rule 7: by namespace and own labels.
-    pub(super) fn is_subject_of(&self, policy: &ClusterNetworkPolicy) -> bool {
+    pub(crate) fn is_subject_of(&self, policy: &ClusterNetworkPolicy) -> bool {
         policy.scope.covers(&self.subject.id.cluster) && self.is_match(self.subject, &policy.subject)
     }
 
-    pub(super) fn is_selected_by(&self, policy: &NetworkPolicy) -> bool {
+    pub(crate) fn is_selected_by(&self, policy: &NetworkPolicy) -> bool {
         policy.scope.covers(&self.subject.id.cluster)
             && policy.namespace == self.subject.id.namespace
             && policy.subject.matches(&self.state.workload_labels(self.subject))
     }
 
     /// Rule 9: a peer and a port must match; an empty list restricts nothing.
-    pub(super) fn matches_rule(&self, policy: &NetworkPolicy, rule: &NetworkPolicyRule) -> bool {
+    pub(crate) fn matches_rule(&self, policy: &NetworkPolicy, rule: &NetworkPolicyRule) -> bool {
         let peers = rule.peers.is_empty() || rule.peers.iter().any(|peer| self.is_peer(policy, peer));
         let ports = rule.ports.is_empty() || rule.ports.iter().any(|port| self.is_port(port));
         peers && ports
     }
 
-    pub(super) fn matches_cluster_rule(&self, rule: &ClusterRule) -> bool {
+    pub(crate) fn matches_cluster_rule(&self, rule: &ClusterRule) -> bool {
         let ports = rule.protocols.is_empty() || rule.protocols.iter().any(|port| self.is_port(port));
         rule.peers.iter().any(|peer| self.is_cluster_peer(peer)) && ports
     }
 
-    fn is_peer(&self, policy: &NetworkPolicy, peer: &NetworkPolicyPeer) -> bool {
+    pub(crate) fn is_peer(&self, policy: &NetworkPolicy, peer: &NetworkPolicyPeer) -> bool {
         match peer {
             NetworkPolicyPeer::Workloads { namespaces, pods } => {
                 // Rule 6: only what has an identity is matched by selectors.
@@ -49,7 +49,7 @@ impl Side<'_> {
         }
     }
 
-    fn is_cluster_peer(&self, peer: &ClusterPeer) -> bool {
+    pub(crate) fn is_cluster_peer(&self, peer: &ClusterPeer) -> bool {
         match peer {
             ClusterPeer::Workloads(who) => match self.peer {
                 Located::Workload(workload) => self.is_match(workload, who),
@@ -88,8 +88,13 @@ impl Side<'_> {
     fn is_node_address(&self, selector: &Selector) -> bool {
         self.state.facts().nodes.values().any(|node| {
             let id: &NodeId = &node.id;
-            selector.matches(&self.state.node_labels(node)) && rules::node_has_address(self.state, id, self.peer_address)
+            selector.matches(&self.state.node_labels(node)) && self.is_peer_address_of(id)
         })
+    }
+
+    /// Rule 10 and 11: any of the node's addresses is the node, also one that a question calls the node's.
+    pub(crate) fn is_peer_address_of(&self, node: &NodeId) -> bool {
+        self.peer == Located::Node(node) || rules::node_has_address(self.state, node, self.peer_address)
     }
 
     /// Rule 11: the addresses that matching names are known to have.
@@ -100,7 +105,7 @@ impl Side<'_> {
     }
 
     /// Rules 9 and 14: numbers as they are, names by the destination workload's container ports; no ports on ICMP.
-    fn is_port(&self, port: &PortMatch) -> bool {
+    pub(crate) fn is_port(&self, port: &PortMatch) -> bool {
         let tuple = self.tuple;
         match port {
             PortMatch::Protocol(protocol) => tuple.protocol == *protocol,
