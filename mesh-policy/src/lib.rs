@@ -103,12 +103,14 @@
 pub mod check;
 mod compile;
 mod compiler;
+pub mod explain;
 mod exports;
 mod fingerprint;
 pub mod naive;
 mod rows;
 mod rules;
 mod set;
+mod words;
 
 pub use self::compiler::Compiler;
 pub use self::set::{End, Flow, NodeHandle, PolicySet, WorkloadHandle, WorkloadInfo};
