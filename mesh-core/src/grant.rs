@@ -94,7 +94,10 @@ impl FromStr for ServicePattern {
         let (namespace, name) = match text.split_once('/') {
             Some(parts) => parts,
             None if text == "*" => ("*", "*"),
-            None => return Err(format!("'{text}' is not of the form namespace/name, namespace/* or *")),
+            None => {
+                let text: String = text.chars().take(80).collect();
+                return Err(format!("'{text}' is not of the form namespace/name, namespace/* or *"));
+            }
         };
         Ok(ServicePattern { namespace: NamePattern(namespace.into()), name: NamePattern(name.into()) })
     }

@@ -48,9 +48,7 @@ impl<'s> Report<'s> {
     }
 
     fn entry(&self, place: Place, field: String, message: String) -> ManifestError {
-        // One mistake is one line, whatever characters the text has.
-        let line = |text: String| text.replace(|c: char| c.is_control(), " ");
-        let (field, message) = (line(field), line(message));
+        let (field, message) = (one_line(&field), one_line(&message));
         ManifestError { file: self.file.to_owned(), line: place.line, column: place.column, field, message }
     }
 }
@@ -76,10 +74,10 @@ impl Path<'_> {
         match &self.segment {
             Segment::Root => {}
             // Label keys have dots of their own, so they are set off.
-            Segment::Field(name) if name.contains(['.', '/', '[']) => write!(out, "['{name}']").unwrap_or_default(),
+            Segment::Field(name) if name.contains(['.', '/', '[']) => write!(out, "['{}']", short(name)).unwrap_or_default(),
             Segment::Field(name) => {
                 out.push_str(if out.is_empty() { "" } else { "." });
-                out.push_str(name);
+                out.push_str(&short(name));
             }
             Segment::Index(index) => write!(out, "[{index}]").unwrap_or_default(),
         }
@@ -159,10 +157,12 @@ impl<'a> Cursor<'a> {
             Value::Text(text) => Some(text),
             Value::Plain(text) if !self.is_null() => {
                 if is_boolean(text) || is_number(text) {
+                    let text = short(text);
                     self.error(format_args!("{text} is not a string here: write \"{text}\" in quotes"));
                     return None;
                 }
                 if is_old_scalar(text) {
+                    let text = short(text);
                     self.warn(format_args!("other YAML readers do not take {text} for a string: write \"{text}\" in quotes"));
                 }
                 Some(text)
@@ -184,7 +184,7 @@ impl<'a> Cursor<'a> {
         let number = match &self.node.value {
             Value::Plain(text) if is_integer(text) => text.parse::<i64>().ok(),
             Value::Text(text) if is_integer(text) => {
-                self.error(format_args!("a number must not be in quotes: write {text}"));
+                self.error(format_args!("a number must not be in quotes: write {}", short(text)));
                 return None;
             }
             _ => {
@@ -282,7 +282,7 @@ pub(super) struct Object<'a> {
 impl<'a> Object<'a> {
     /// Returns a field; one that is `null` is missing.
     pub(super) fn get(&self, name: &str) -> Option<Cursor<'a>> {
-        let field = self.fields.iter().find(|field| field.key == name && !field.value.is_null())?;
+        let field = self.fields.iter().find(|field| *field.key == *name && !field.value.is_null())?;
         Some(self.cursor.child(&field.value, Segment::Field(&field.key)))
     }
 
@@ -298,7 +298,7 @@ impl<'a> Object<'a> {
     /// Notes a mistake about a field that is not there.
     pub(super) fn missing(&self, name: &str, message: impl Display) {
         // A key without a value has a place of its own.
-        let place = self.fields.iter().find(|field| field.key == name).map_or(self.cursor.node.place, |field| field.place);
+        let place = self.fields.iter().find(|field| *field.key == *name).map_or(self.cursor.node.place, |field| field.place);
         let entry = self.cursor.entry(place, Some(name), message);
         self.cursor.report.errors.borrow_mut().push(entry);
     }
@@ -306,7 +306,7 @@ impl<'a> Object<'a> {
     /// Returns every field, in the order of the text.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Cursor<'a>)> + use<'a> {
         let cursor = self.cursor.clone();
-        self.fields.iter().map(move |field| (field.key.as_str(), cursor.child(&field.value, Segment::Field(&field.key))))
+        self.fields.iter().map(move |field| (field.key.as_ref(), cursor.child(&field.value, Segment::Field(&field.key))))
     }
 
     /// Returns the items of a list; none where it is missing.
@@ -343,7 +343,7 @@ impl<'a> Object<'a> {
     }
 
     fn unknown<'k>(&self, known: &'k [&str]) -> impl Iterator<Item = &'a Field> + use<'a, 'k> {
-        self.fields.iter().filter(|field| !known.contains(&field.key.as_str()))
+        self.fields.iter().filter(|field| !known.contains(&field.key.as_ref()))
     }
 }
 
@@ -377,4 +377,13 @@ fn is_old_scalar(text: &str) -> bool {
 /// Bounds what a message repeats of a text.
 pub(super) fn short(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+/// The length of a message, and of a field's path, in characters: many mistakes must not make much text out of a little.
+const LONGEST: usize = 600;
+
+/// Makes one line of bounded length of a message, whatever the text has that it repeats.
+pub(super) fn one_line(text: &str) -> String {
+    let bounded = text.chars().take(LONGEST);
+    bounded.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,6 +1,7 @@
 //! `fleet.yaml` and `mesh.yaml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::ManifestError;
@@ -105,15 +106,23 @@ pub fn parse_fleet(file: &str, text: &str) -> Result<FleetFile, Vec<ManifestErro
 
 /// Warns where two clusters are granted one address: each of them could then speak for it.
 fn warn_of_overlaps(prefixes: &[(String, Prefix, Cursor<'_>)]) {
-    for (index, (cluster, prefix, cursor)) in prefixes.iter().enumerate() {
-        for (other, theirs, _) in
-            prefixes[..index].iter().filter(|(other, theirs, _)| other != cluster && prefix.overlaps(*theirs))
-        {
+    let mut seen: BTreeMap<(IpAddr, u8), BTreeSet<&str>> = BTreeMap::new();
+    for (cluster, prefix, cursor) in prefixes {
+        let around = (0..prefix.len()).filter_map(|len| Prefix::new(prefix.address(), len));
+        let around = around.filter_map(|around| seen.get_key_value(&(around.address(), around.len())));
+        let inside = seen.range((prefix.address(), prefix.len())..=(prefix.last_address(), u8::MAX));
+        let mut others = around.chain(inside).filter_map(|(place, clusters)| {
+            let other = clusters.iter().find(|other| *other != cluster)?;
+            Some((Prefix::new(place.0, place.1)?, *other))
+        });
+        // One other is enough to say: a warning for every pair would be many times the text.
+        if let Some((theirs, other)) = others.next() {
             cursor.warn(format_args!(
                 "{prefix} overlaps {theirs} of cluster {}: both may speak for the same addresses",
                 short(other)
             ));
         }
+        seen.entry((prefix.address(), prefix.len())).or_default().insert(cluster);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::cursor::one_line;
 use super::{FleetFile, Location, ManifestError, ManifestSource, MeshFile, Parsed, parse, parse_fleet, parse_mesh};
 use crate::policy::PolicyScope;
 use crate::{ClusterName, Event, Grant, Key, Now, Resource, SourceId, State, StateConfig, Trust, WallTime};
@@ -161,6 +162,7 @@ impl Loader {
 }
 
 fn at(location: &Location, message: String) -> ManifestError {
+    let message = one_line(&message);
     ManifestError { file: location.file.clone(), line: location.line, column: 1, field: String::new(), message }
 }
 

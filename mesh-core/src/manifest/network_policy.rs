@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cursor::{Cursor, Object};
+use super::cursor::{Cursor, Object, short};
 use super::object::{Meta, port_name, protocol, selector};
 use crate::policy::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, PolicyScope, PortMatch};
 use crate::{Prefix, Resource, Selector};
@@ -135,7 +135,7 @@ fn port(cursor: &Cursor<'_>) -> Option<PortMatch> {
 /// Reads a port's name; a number in quotes is a mistake.
 pub(super) fn named_port(cursor: &Cursor<'_>) -> Option<Arc<str>> {
     if let Some(text) = cursor.text().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())) {
-        cursor.error(format_args!("a number must not be in quotes: write {text}"));
+        cursor.error(format_args!("a number must not be in quotes: write {}", short(text)));
         return None;
     }
     port_name(cursor, false)

@@ -79,6 +79,10 @@ fn affinity(spec: &Object<'_>) -> SessionAffinity {
 
 /// The label that ties an EndpointSlice to its Service (discovery/v1).
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// How many endpoints and ports a slice may have (discovery/v1). Every endpoint has every port, so a few letters of text
+/// could stand for very many of them.
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_PORTS: usize = 100;
 
 pub(super) fn endpoint_slice(meta: &Meta<'_>, cluster: &ClusterName) -> Option<Resource> {
     let (name, namespace) = (meta.name::<ObjectName>(), meta.namespace());
@@ -91,8 +95,16 @@ pub(super) fn endpoint_slice(meta: &Meta<'_>, cluster: &ClusterName) -> Option<R
     let service = service.and_then(|cursor| service_name(&cursor));
     let families = [("IPv4", Some(true)), ("IPv6", Some(false)), ("FQDN", None)];
     let family = meta.root.require("addressType").and_then(|cursor| cursor.one_of(&families));
-    let ports: Vec<_> = meta.root.items("ports").iter().filter_map(endpoint_port).collect();
-    let endpoints = meta.root.items("endpoints");
+    let items = |name, most| {
+        let items = meta.root.items(name);
+        if items.len() > most {
+            meta.root.missing(name, format_args!("has {} items, {most} are allowed", items.len()));
+            return Vec::new();
+        }
+        items
+    };
+    let ports: Vec<_> = items("ports", MAX_PORTS).iter().filter_map(endpoint_port).collect();
+    let endpoints = items("endpoints", MAX_ENDPOINTS);
     let endpoints = endpoints.iter().map(|cursor| endpoint(cursor, family.flatten(), &ports)).collect();
     // An endpoint that is a name has no address that traffic or an answer could have.
     let endpoints = if family == Some(None) { Vec::new() } else { endpoints };

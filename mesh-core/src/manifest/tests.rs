@@ -9,6 +9,7 @@ use super::*;
 use crate::policy::{ClusterPeer, NetworkPolicy, NetworkPolicyPeer, PortMatch};
 use crate::{ClusterName, Protocol, Selector, ServiceKind, SessionAffinity};
 
+mod bombs;
 mod files;
 
 fn east() -> PolicyScope {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::cursor::short;
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag, options};
 
 /// How many nodes the aliases of one text may add: far more than any manifest repeats, far less than a bomb needs.
@@ -37,7 +38,7 @@ pub(super) enum Value {
 /// An entry of a map.
 #[derive(Clone, Debug)]
 pub(super) struct Field {
-    pub(super) key: String,
+    pub(super) key: Rc<str>,
     pub(super) place: Place,
     pub(super) value: Rc<Node>,
 }
@@ -128,9 +129,9 @@ enum Content {
 #[derive(Default)]
 struct Map {
     fields: Vec<Field>,
-    keys: BTreeSet<String>,
+    keys: BTreeSet<Rc<str>>,
     /// The key whose value comes next, and whether it is the merge key `<<`.
-    key: Option<(String, Place, bool)>,
+    key: Option<(Rc<str>, Place, bool)>,
     /// What `<<` merges in, where the map itself has no such key.
     merges: Vec<Rc<Node>>,
 }
@@ -209,8 +210,8 @@ impl Builder {
         };
         let Some((key, place, merge)) = map.key.take() else {
             map.key = match &node.value {
-                Value::Plain(text) => Some((text.clone(), node.place, text == "<<")),
-                Value::Text(text) => Some((text.clone(), node.place, false)),
+                Value::Plain(text) => Some((text.as_str().into(), node.place, text == "<<")),
+                Value::Text(text) => Some((text.as_str().into(), node.place, false)),
                 Value::List(_) | Value::Map(_) => return Err(self.error(node.place, "a key is a string, not a list or a map")),
             };
             return Ok(());
@@ -224,7 +225,7 @@ impl Builder {
         } else if map.keys.insert(key.clone()) {
             map.fields.push(Field { key, place, value: node });
         } else {
-            let error = self.error(place, format!("the key '{key}' is there twice"));
+            let error = self.error(place, format!("the key '{}' is there twice", short(&key)));
             self.errors.push(error);
         }
         Ok(())
@@ -247,7 +248,7 @@ impl Builder {
                 Content::List(items) => path.push_str(&format!("[{}]", items.len())),
                 Content::Map(Map { key: Some((key, ..)), .. }) => {
                     path.push_str(if path.is_empty() { "" } else { "." });
-                    path.push_str(key);
+                    path.push_str(&short(key));
                 }
                 Content::Map(_) => {}
             }
@@ -291,7 +292,7 @@ mod tests {
 
     fn field<'a>(node: &'a Node, key: &str) -> &'a Node {
         let Value::Map(fields) = &node.value else { panic!("no map: {node:?}") };
-        &fields.iter().find(|field| field.key == key).expect("the key is there").value
+        &fields.iter().find(|field| *field.key == *key).expect("the key is there").value
     }
 
     #[test]

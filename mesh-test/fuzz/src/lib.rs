@@ -1,0 +1,11 @@
+//! What the fuzz targets do with their bytes: feed them to a reader of foreign text, and hold the result to laws.
+//!
+//! ```text
+//!   bytes ─┬─ manifests: files of a directory ──> parse, Checked::load ──> PolicySet = naive::decide
+//!          └─ selectors: labels, requirements ──> matches = the same in other words; text and back; both evaluators
+//! ```
+//!
+//! `./run.sh [seconds] [target…]` builds and runs them.
+
+pub mod manifests;
+pub mod selectors;
