@@ -1,1 +1,24 @@
-//! Criterion benchmarks of the Landbridge crates.
+//! Criterion benchmarks of the Landbridge crates, and the fixed inputs that they measure with.
+//!
+//! ```text
+//!   Size ──> Fleet ──┬─> State          workloads, identities, policies      benches/policy, benches/policy_memory
+//!                    ├─> queries        connections between its workloads    decide, lookup
+//!                    └─> manifests      a directory for `meshctl`            examples/check_fleet, check.sh
+//! ```
+//!
+//! Everything here is a function of its arguments: two machines, and two versions of the engine, measure the same thing.
+//!
+//! ```
+//! use mesh_benches::fleet::{Fleet, Size};
+//!
+//! let fleet = Fleet::new(Size { workloads: 300, identities: 100, policies: 10, rules_per_policy: 10 });
+//! let state = fleet.state();
+//! assert_eq!(state.facts().workloads.len(), 300);
+//! assert_eq!(state.facts().network_policies.len() + state.facts().cluster_policies.len(), 10);
+//! ```
+
+pub mod allocations;
+pub mod external;
+pub mod fleet;
+pub mod queries;
+pub mod random;
