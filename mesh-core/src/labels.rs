@@ -37,7 +37,7 @@ impl Labels {
     }
 
     /// Returns these labels and `more`, which win.
-    pub fn with<'a>(&self, more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Labels {
+    pub fn with<K: Into<Arc<str>>, V: Into<Arc<str>>>(&self, more: impl IntoIterator<Item = (K, V)>) -> Labels {
         let mut map = (*self.0).clone();
         map.extend(more.into_iter().map(|(key, value)| (key.into(), value.into())));
         Labels(Arc::new(map))

@@ -25,8 +25,7 @@ pub struct PrefixError {
 impl Prefix {
     /// Makes the prefix of `len` bits that holds `address`; `None` when the family has fewer bits than that.
     pub fn new(address: IpAddr, len: u8) -> Option<Prefix> {
-        let network = IpNetwork::new(address, len).ok()?;
-        IpNetwork::new(network.network(), len).ok().map(Prefix)
+        IpNetwork::new(masked(address, len)?, len).ok().map(Prefix)
     }
 
     /// Makes the prefix that holds `address` alone.
@@ -71,6 +70,22 @@ impl Prefix {
     /// Tells whether this is an IPv4 prefix.
     pub fn is_ipv4(self) -> bool {
         self.0.is_ipv4()
+    }
+}
+
+/// Returns the first address of the prefix of `len` bits that holds `address`; `None` when the family has fewer bits than that.
+fn masked(address: IpAddr, len: u8) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => {
+            let host_bits = 32_u32.checked_sub(len.into())?;
+            let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+            Some(IpAddr::V4((u32::from(address) & mask).into()))
+        }
+        IpAddr::V6(address) => {
+            let host_bits = 128_u32.checked_sub(len.into())?;
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            Some(IpAddr::V6((u128::from(address) & mask).into()))
+        }
     }
 }
 
@@ -152,8 +167,9 @@ impl<V> PrefixMap<V> {
     /// Returns the longest prefix that holds `address`, and its value.
     pub fn lookup(&self, address: IpAddr) -> Option<(Prefix, &V)> {
         self.family(address.is_ipv4()).iter().rev().find_map(|(len, table)| {
-            let prefix = Prefix::new(address, *len)?;
-            table.get(&prefix.address()).map(|value| (prefix, value))
+            let first = masked(address, *len)?;
+            let value = table.get(&first)?;
+            Prefix::new(first, *len).map(|prefix| (prefix, value))
         })
     }
 
