@@ -35,7 +35,7 @@ for target in "${targets[@]}"; do
     learned="$CARGO_TARGET_DIR/corpus/$target"
     crashes="$CARGO_TARGET_DIR/crashes/$target"
     mkdir -p "$learned" "$crashes"
-    options=(-max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
+    options=(-max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
     [ ! -f "$target.dict" ] || options+=(-dict="$target.dict")
     echo "== $target: $seconds seconds"
     log="$crashes/log"
