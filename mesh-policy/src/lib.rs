@@ -106,6 +106,7 @@ mod compiler;
 pub mod explain;
 mod exports;
 mod fingerprint;
+pub mod lint;
 pub mod naive;
 mod rows;
 mod rules;
