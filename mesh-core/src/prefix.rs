@@ -91,13 +91,13 @@ fn masked(address: IpAddr, len: u8) -> Option<IpAddr> {
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
 impl fmt::Debug for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
@@ -241,6 +241,59 @@ mod tests {
                 prop_assert_eq!(map.lookup(address).map(|(p, v)| (p, *v)), expected.map(|(p, v)| (*p, *v)));
             }
             prop_assert_eq!(map.iter().map(|(p, v)| (p, *v)).collect::<BTreeMap<_, _>>(), model);
+        }
+    }
+
+    proptest! {
+        /// A prefix is the range of addresses from its first to its last.
+        #[test]
+        fn prefixes_are_ranges(one in any_prefix(), other in any_prefix()) {
+            let range = |prefix: Prefix| (prefix.address(), prefix.last_address());
+            let ((first, last), (start, end)) = (range(one), range(other));
+            let same_family = one.is_ipv4() == other.is_ipv4();
+            prop_assert_eq!(one.is_ipv4(), first.is_ipv4());
+            prop_assert!(one.contains(first) && one.contains(last));
+            prop_assert_eq!(one.contains(start), same_family && (first..=last).contains(&start));
+            prop_assert_eq!(one.covers(other), same_family && first <= start && end <= last);
+            prop_assert_eq!(one.overlaps(other), same_family && first <= end && start <= last);
+            prop_assert_eq!(one.len() == other.len() && one.covers(other), one == other);
+
+            let text = String::from(one);
+            prop_assert_eq!(&text, &format!("{first}/{}", one.len()));
+            prop_assert_eq!(&format!("{one:?}"), &text);
+            prop_assert_eq!(Prefix::try_from(text), Ok(one));
+        }
+    }
+
+    #[test]
+    fn first_and_last_addresses_of_every_length() {
+        let (v4, v6) = (IpAddr::from([255; 4]), IpAddr::from([255; 16]));
+        for len in 0..=u8::MAX {
+            let prefix = Prefix::new(v4, len);
+            assert_eq!(prefix.is_some(), len <= 32);
+            if let Some(prefix) = prefix {
+                let ones = (0..u32::from(len)).fold(0, |bits, bit| bits | 1 << (31 - bit));
+                assert_eq!((prefix.address(), prefix.last_address(), prefix.len()), (IpAddr::V4(ones.into()), v4, len));
+            }
+            let prefix = Prefix::new(v6, len);
+            assert_eq!(prefix.is_some(), len <= 128);
+            if let Some(prefix) = prefix {
+                let ones = (0..u32::from(len)).fold(0, |bits, bit| bits | 1 << (127 - bit));
+                assert_eq!((prefix.address(), prefix.last_address(), prefix.len()), (IpAddr::V6(ones.into()), v6, len));
+            }
+        }
+        assert_eq!((Prefix::host(v4), Prefix::host(v6)), (Prefix::new(v4, 32).expect("v4"), Prefix::new(v6, 128).expect("v6")));
+    }
+
+    #[test]
+    fn a_map_is_empty_when_its_last_prefix_of_either_family_is_gone() {
+        for text in ["10.0.0.0/8", "fd00::/8"] {
+            let prefix: Prefix = text.parse().expect("a prefix");
+            let mut map: PrefixMap<u8> = [(prefix, 1)].into_iter().collect();
+            assert!(!map.is_empty() && PrefixMap::<u8>::default().is_empty());
+            assert_eq!((map.get(prefix), map.get("11.0.0.0/8".parse().expect("a prefix"))), (Some(&1), None));
+            assert_eq!((map.insert(prefix, 2), map.remove(prefix), map.remove(prefix)), (Some(1), Some(2), None));
+            assert!(map.is_empty() && map.v4.is_empty() && map.v6.is_empty(), "no length is probed in vain");
         }
     }
 
