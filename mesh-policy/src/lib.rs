@@ -100,17 +100,19 @@
 //! - In the offline check, an address that is not its named owner's is matched as the address it is, for the owner's side; a
 //!   workload that reaches itself by such an address is policed like any other peer.
 
+mod book;
 pub mod check;
-mod compile;
 mod compiler;
 pub mod explain;
 mod exports;
-mod fingerprint;
 pub mod naive;
-mod rows;
+mod peers;
 mod rules;
 mod set;
+mod store;
 mod words;
 
 pub use self::compiler::Compiler;
-pub use self::set::{End, Flow, NodeHandle, PolicySet, WorkloadHandle, WorkloadInfo};
+pub use self::set::{
+    End, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, WorkloadHandle, WorkloadInfo,
+};

@@ -70,7 +70,7 @@ proptest! {
             let after = compiler.update(&fleet.state, &change).clone();
             let fresh = PolicySet::compile(&fleet.state);
             prop_assert_eq!(after.fingerprint(), fresh.fingerprint());
-            prop_assert_eq!(before.fingerprint() == after.fingerprint(), std::sync::Arc::ptr_eq(&before, &after));
+            prop_assert!(before.fingerprint() == after.fingerprint() || !std::sync::Arc::ptr_eq(&before, &after));
             agree(&fleet.state, &after, &tuples)?;
         }
     }
