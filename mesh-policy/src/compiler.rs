@@ -351,7 +351,7 @@ impl Parts {
 
     /// Forgets what neither a workload nor a profile uses.
     fn collect(&mut self, set: &mut PolicySet) {
-        for peers in self.identities.collect(&mut self.digest) {
+        for peers in self.identities.collect() {
             self.sets.release(peers);
         }
         for table in self.rulesets.collect(&mut set.rulesets) {

@@ -17,10 +17,18 @@ struct Attributes {
     labels: Labels,
 }
 
-/// A namespace of a cluster in which an identity is, and the labels that selectors see there.
+/// A namespace of a cluster in which an identity is.
 #[derive(Debug)]
 struct Place {
-    namespace_labels: Labels,
+    labels: PlaceLabels,
+    /// How many workloads are there: only where there are some do the labels count as content.
+    workloads: u32,
+}
+
+/// The labels that selectors see in a place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PlaceLabels {
+    of_namespace: Labels,
     implicit: Labels,
 }
 
@@ -42,12 +50,11 @@ pub(super) struct Identities {
 
 impl Identities {
     /// Returns the number of a workload's identity, and whether it is new: its peers are then to be told.
-    pub(super) fn intern(&mut self, state: &State, workload: &Workload, digest: &mut Digest) -> (u32, bool) {
+    pub(super) fn intern(&mut self, state: &State, workload: &Workload) -> (u32, bool) {
         let (place, new) = self.names.intern((workload.id.cluster.clone(), workload.id.namespace.clone()));
         if new {
-            let known = look(state, self.names.get(place));
-            digest.add(&known.atom(self.names.get(place)));
-            put(&mut self.places, place, known);
+            let labels = look(state, self.names.get(place));
+            put(&mut self.places, place, Place { labels, workloads: 0 });
         }
         let attributes =
             Attributes { place, service_account: workload.service_account.clone(), labels: workload.labels.clone() };
@@ -67,6 +74,28 @@ impl Identities {
         self.identities.release(number);
     }
 
+    /// Notes one more workload with the identity.
+    pub(super) fn join(&mut self, number: u32, digest: &mut Digest) {
+        self.retain(number);
+        let place = self.place(number);
+        let known = self.places[place as usize].as_mut().expect("the place of an identity is known");
+        if known.workloads == 0 {
+            digest.add(&("place", self.names.get(place), &known.labels));
+        }
+        known.workloads += 1;
+    }
+
+    /// Notes one workload less with the identity.
+    pub(super) fn leave(&mut self, number: u32, digest: &mut Digest) {
+        let place = self.place(number);
+        let known = self.places[place as usize].as_mut().expect("the place of an identity is known");
+        known.workloads -= 1;
+        if known.workloads == 0 {
+            digest.sub(&("place", self.names.get(place), &known.labels));
+        }
+        self.release(number);
+    }
+
     pub(super) fn name(&self, number: u32) -> IdentityName {
         self.known(number).name
     }
@@ -80,8 +109,8 @@ impl Identities {
         let known = self.places[*place as usize].as_ref().expect("the place of an identity is known");
         Who {
             namespace: &self.names.get(*place).1,
-            namespace_labels: &known.namespace_labels,
-            implicit: &known.implicit,
+            namespace_labels: &known.labels.of_namespace,
+            implicit: &known.labels.implicit,
             service_account,
             labels,
         }
@@ -114,10 +143,12 @@ impl Identities {
             }
             let Some(known) = &mut self.places[number as usize] else { continue };
             let now = look(state, name);
-            if now.namespace_labels != known.namespace_labels || now.implicit != known.implicit {
-                digest.sub(&known.atom(name));
-                digest.add(&now.atom(name));
-                *known = now;
+            if now != known.labels {
+                if known.workloads > 0 {
+                    digest.sub(&("place", name, &known.labels));
+                    digest.add(&("place", name, &now));
+                }
+                known.labels = now;
                 changed[number as usize] = true;
             }
         }
@@ -130,33 +161,25 @@ impl Identities {
     }
 
     /// Forgets the identities that nobody has; returns their sets of peers.
-    pub(super) fn collect(&mut self, digest: &mut Digest) -> Vec<u32> {
+    pub(super) fn collect(&mut self) -> Vec<u32> {
         let mut sets = Vec::new();
         for (number, attributes) in self.identities.collect(0) {
             self.names.release(attributes.place);
             sets.extend(self.known[number as usize].take().map(|known| known.peers));
         }
-        for (place, name) in self.names.collect(0) {
-            if let Some(known) = self.places[place as usize].take() {
-                digest.sub(&known.atom(&name));
-            }
+        for (place, _) in self.names.collect(0) {
+            self.places[place as usize] = None;
         }
         sets
     }
 }
 
-impl Place {
-    fn atom<'a>(&'a self, name: &'a (ClusterName, NamespaceName)) -> impl std::hash::Hash + 'a {
-        ("place", &name.0, &name.1, &self.namespace_labels, &self.implicit)
-    }
-}
-
-fn look(state: &State, (cluster, namespace): &(ClusterName, NamespaceName)) -> Place {
+fn look(state: &State, (cluster, namespace): &(ClusterName, NamespaceName)) -> PlaceLabels {
     let grant = state.facts().grants.get(cluster);
     let attributes = grant.into_iter().flat_map(|grant| &grant.attributes);
     let attributes: Labels = attributes.map(|(key, value)| (format!("{RESERVED_PREFIX}{key}"), value.clone())).collect();
-    Place {
-        namespace_labels: state.namespace_labels(cluster, namespace),
+    PlaceLabels {
+        of_namespace: state.namespace_labels(cluster, namespace),
         implicit: attributes.with([(CLUSTER_LABEL, cluster.as_str())]),
     }
 }

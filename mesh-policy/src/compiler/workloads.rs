@@ -90,7 +90,7 @@ impl Parts {
         }
         if let Some(before) = before {
             self.digest_workload(&before, false);
-            self.identities.release(before.identity);
+            self.identities.leave(before.identity, &mut self.digest);
             self.tables.release(before.ports);
             before.node.into_iter().for_each(|node| self.nodes.release(node));
         }
@@ -114,8 +114,8 @@ impl Parts {
 
     /// Reads a workload into an entry, which uses its identity, its table of named ports and its node.
     fn read(&mut self, state: &State, workload: &Workload, set: &mut PolicySet) -> WorkloadEntry {
-        let (identity, new) = self.identities.intern(state, workload, &mut self.digest);
-        self.identities.retain(identity);
+        let (identity, new) = self.identities.intern(state, workload);
+        self.identities.join(identity, &mut self.digest);
         if new {
             let matching = self.book.peers.matching(&self.identities.who(identity));
             let (peers, _) = self.sets.intern(matching.into());
