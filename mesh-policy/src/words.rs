@@ -1,5 +1,6 @@
 //! How selectors, peers and ports are written for people.
 
+use mesh_core::labels::NAMESPACE_NAME_LABEL;
 use mesh_core::policy::{
     ClusterPeer, ClusterRule, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule, PortMatch, WorkloadMatch,
 };
@@ -26,11 +27,13 @@ pub(crate) fn requirement(requirement: &Requirement) -> String {
     Selector { requirements: vec![requirement.clone()] }.to_string()
 }
 
-/// Writes `pods app=web in namespaces env=prod`.
+/// Writes `pods app=web in namespaces env=prod`, and namespaces that are selected by name by their names.
 pub(crate) fn workloads(namespaces: &Selector, pods: Option<&Selector>) -> String {
-    let namespaces = match namespaces.requirements.is_empty() {
-        true => "every namespace".into(),
-        false => format!("namespaces {namespaces}"),
+    let namespaces = match namespaces.requirements.as_slice() {
+        [] => "every namespace".into(),
+        [Requirement::In(key, names)] if **key == *NAMESPACE_NAME_LABEL && names.len() == 1 => format!("namespace {}", names[0]),
+        [Requirement::In(key, names)] if **key == *NAMESPACE_NAME_LABEL => format!("namespaces {}", names.join(" and ")),
+        _ => format!("namespaces {namespaces}"),
     };
     format!("{} in {namespaces}", pods_of(pods))
 }

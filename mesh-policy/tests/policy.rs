@@ -4,6 +4,8 @@
 mod any;
 #[path = "policy/check.rs"]
 mod check;
+#[path = "policy/explain.rs"]
+mod explain;
 #[path = "policy/fleet.rs"]
 mod fleet;
 #[path = "policy/property.rs"]

@@ -45,8 +45,15 @@ pub(super) fn sentence(
             _ => "no tier decided, and between clusters only exported services are open (cross_cluster_default: exports)".into(),
         },
         Reason::IdentityPending => {
-            let pending = [from, to].into_iter().find_map(End::pending);
-            pending.map(|lack| lack.to_string()).unwrap_or_default()
+            let pending: Vec<String> =
+                [from, to].into_iter().filter(|end| end.pending().is_some()).map(|end| end.address.to_string()).collect();
+            format!(
+                "{} inside the fleet's prefixes without an identity: both sides deny, and no policy is asked",
+                match &pending[..] {
+                    [one] => format!("{one} is"),
+                    both => format!("{} are", both.join(" and ")),
+                }
+            )
         }
         Reason::Default => {
             let end = match view.map(|view| view.peer) {

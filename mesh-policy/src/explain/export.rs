@@ -1,8 +1,10 @@
 //! Exports as consent between clusters: which service opens a port, or what is missing for one to do so.
 
+use std::net::SocketAddr;
+
 use mesh_core::{ClusterName, CrossClusterDefault, Direction, Key, Located, ServiceId};
 
-use super::lack::{Lack, port_of};
+use super::Lack;
 use crate::naive::Side;
 
 impl Side<'_> {
@@ -31,10 +33,11 @@ pub(super) fn missing(side: &Side<'_>) -> Lack {
     let because = not_importable(side, client)
         .or_else(|| not_exported(side, server))
         .or_else(|| other_port(side))
-        .unwrap_or_else(|| "no service that is known has a backend there".into());
-    let port = match side.tuple.protocol.has_ports() {
-        true => format!("{} {}", side.tuple.destination, port_of(side.tuple)),
-        false => format!("{} (exports are ports, {} has none)", side.tuple.destination, side.tuple.protocol),
+        .unwrap_or_else(|| "no service that is known has one there".into());
+    let tuple = side.tuple;
+    let port = match tuple.protocol.has_ports() {
+        true => format!("{}/{}", SocketAddr::new(tuple.destination, tuple.destination_port), tuple.protocol),
+        false => format!("{} ({} has no ports, and exports are ports)", tuple.destination, tuple.protocol),
     };
     Lack::NotExported { cluster: server.clone(), port, because }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::policy::PortMatch;
-use mesh_core::{ClusterName, FiveTuple, NamespaceName, NodeId, Prefix, Requirement};
+use mesh_core::{ClusterName, FiveTuple, NamespaceName, NodeId, Prefix, Requirement, RuleName};
 use serde::{Serialize, Serializer};
 
 use crate::words;
@@ -63,7 +63,7 @@ pub enum Lack {
     },
     /// The other end is a workload, and the setting `ipblock_matches_pods` is false.
     NetworksMatchNoPods,
-    /// The other end's address is no node's.
+    /// The other end's address is of no Node that is known.
     NoNode {
         /// The address.
         address: IpAddr,
@@ -102,7 +102,8 @@ pub enum Lack {
     /// The rule is not asked: one before it matches and decides, or leaves the tier.
     Preceded {
         /// The rule before it.
-        by: String,
+        #[serde(serialize_with = "super::write_text")]
+        by: RuleName,
     },
     /// A Baseline rule is not asked: NetworkPolicy applies to the workload.
     NetworkPolicyApplies {
@@ -155,7 +156,7 @@ impl fmt::Display for Lack {
             Lack::Network { wanted, has } => write!(f, "{has} is not in {}", words::prefixes(wanted)),
             Lack::Excepted { except, has } => write!(f, "{has} is in the exception {except}"),
             Lack::NetworksMatchNoPods => f.write_str("it is a workload, and ipblock_matches_pods is false"),
-            Lack::NoNode { address } => write!(f, "{address} is no node's"),
+            Lack::NoNode { address } => write!(f, "{address} is of no Node that is known"),
             Lack::NodeLabel { node, wanted, has } => label(f, &format!("label of node {node}:"), wanted, has.as_deref()),
             Lack::Domain { wanted, has } => write!(f, "{has} is not known as an address of {}", wanted.join(", ")),
             Lack::UnknownPeer => f.write_str("the peer has no field that is known, it matches nobody"),

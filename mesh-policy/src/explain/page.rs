@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use mesh_core::{Labels, Tier};
+use mesh_core::labels::{CLUSTER_LABEL, NAMESPACE_NAME_LABEL, RESERVED_PREFIX};
+use mesh_core::{Direction, Labels, RuleName, Tier};
 
 use super::lack::port_of;
 use super::{Action, End, Explanation, Otherwise, Outcome, Policy, Rule, Side, Who};
 use crate::check::Word;
 
 /// The width of the column of headings.
-const HEADING: usize = 11;
+const HEADING: usize = 12;
 /// How much of an identity's 64 digits is shown: enough to compare, and the JSON has the rest.
 const IDENTITY_DIGITS: usize = 12;
 
@@ -52,19 +53,29 @@ fn word_of(side: &Side) -> &'static str {
 }
 
 fn write_end(f: &mut fmt::Formatter<'_>, heading: &str, end: &End) -> fmt::Result {
-    let line = |f: &mut fmt::Formatter<'_>, what: &str, text: String| writeln!(f, "       {what:<HEADING$}{text}");
+    let line = |f: &mut fmt::Formatter<'_>, what: &str, text: String| {
+        let text = if text.is_empty() { "none".into() } else { text };
+        writeln!(f, "       {what:<HEADING$}{}", text.trim_end())
+    };
     match &end.who {
         Who::Workload(workload) => {
-            writeln!(f, "{heading:<5}  {} at {}", workload.workload, end.address)?;
-            line(f, "labels", labels(&workload.labels))?;
-            line(f, "namespace", labels(&workload.namespace_labels))?;
-            let node = workload.node.as_ref().map_or_else(|| "none yet".into(), ToString::to_string);
+            let id = &workload.workload;
+            writeln!(f, "{heading:<5}  {id} at {}", end.address)?;
+            // What cluster and namespace say is on the pod's labels too: once is enough for a reader.
+            let shared = |key: &str| workload.namespace_labels.get(key).is_some() && key.starts_with(RESERVED_PREFIX);
+            let own = |key: &str| !shared(key);
+            line(f, "labels", labels(&workload.labels, own))?;
+            let of_namespace = |key: &str| own(key) && key != NAMESPACE_NAME_LABEL;
+            line(f, "namespace", format!("{}  {}", id.namespace, labels(&workload.namespace_labels, of_namespace)))?;
+            let of_cluster = |key: &str| shared(key) && key != CLUSTER_LABEL;
+            line(f, "cluster", format!("{}  {}", id.cluster, labels(&workload.namespace_labels, of_cluster)))?;
+            let node = workload.node.as_ref().map_or_else(|| "none yet".into(), |node| node.name.to_string());
             let identity: String = workload.identity.to_string().chars().take(IDENTITY_DIGITS).collect();
             line(f, "node", format!("{node}, identity {identity}…"))
         }
         Who::Node { node, labels: seen } => {
             writeln!(f, "{heading:<5}  node {node} at {}", end.address)?;
-            line(f, "labels", labels(seen))
+            line(f, "labels", labels(seen, |_| true))
         }
         Who::Pending { because } => {
             writeln!(f, "{heading:<5}  {}, identity pending", end.address)?;
@@ -74,9 +85,9 @@ fn write_end(f: &mut fmt::Formatter<'_>, heading: &str, end: &End) -> fmt::Resul
     }
 }
 
-fn labels(labels: &Labels) -> String {
-    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    if labels.is_empty() { "none".into() } else { labels.join("  ") }
+fn labels(labels: &Labels, shown: impl Fn(&str) -> bool) -> String {
+    let labels: Vec<String> = labels.iter().filter(|(key, _)| shown(key)).map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join("  ")
 }
 
 fn write_side(f: &mut fmt::Formatter<'_>, side: &Side, own: &End) -> fmt::Result {
@@ -101,54 +112,54 @@ fn write_side(f: &mut fmt::Formatter<'_>, side: &Side, own: &End) -> fmt::Result
         };
     }
     writeln!(f, "  {:<HEADING$}in the order in which they are asked", "policies")?;
-    side.policies.iter().try_for_each(|policy| write_policy(f, policy))
+    let nearest = side.otherwise.as_ref().and_then(|otherwise| otherwise.rule.as_ref());
+    side.policies.iter().try_for_each(|policy| write_policy(f, policy, side.direction, nearest))
 }
 
 fn write_otherwise(f: &mut fmt::Formatter<'_>, side: &Side, otherwise: &Otherwise) -> fmt::Result {
     let other = if side.verdict == Word::Allow { "to deny" } else { "to allow" };
     let by = match (&otherwise.rule, &otherwise.then) {
-        (Some(rule), Some(then)) if then.reason().rule() != Some(rule) => format!("{rule} is nearest (then {then})"),
-        (Some(rule), _) => format!("{rule} is nearest"),
-        (None, Some(_)) => "the fleet's default would".into(),
-        (None, None) => "no rule can".into(),
+        (Some(rule), Some(then)) if then.reason().rule() != Some(rule) => format!("nearest is {rule} (then {then}); it lacks:"),
+        (Some(rule), _) => format!("nearest is {rule}; it lacks:"),
+        (None, Some(_)) => "nearest is the fleet's default; it lacks:".into(),
+        (None, None) => "no rule can; what is missing:".into(),
     };
-    let lacks = if otherwise.lacks.len() == 1 { "it lacks one thing" } else { "it lacks" };
-    let lacks = if otherwise.rule.is_none() { "what is missing" } else { lacks };
-    writeln!(f, "  {other:<HEADING$}{by}; {lacks}:")?;
+    writeln!(f, "  {other:<HEADING$}{by}")?;
     otherwise.lacks.iter().try_for_each(|lack| writeln!(f, "  {:<HEADING$}- {lack}", ""))
 }
 
-fn write_policy(f: &mut fmt::Formatter<'_>, policy: &Policy) -> fmt::Result {
+fn write_policy(f: &mut fmt::Formatter<'_>, policy: &Policy, direction: Direction, nearest: Option<&RuleName>) -> fmt::Result {
     let tier = match policy.priority {
         Some(priority) => format!("{} {priority}", policy.tier),
         None => policy.tier.to_string(),
     };
     let fleet = if policy.fleet { ", of the fleet" } else { "" };
     let asked = if policy.asked { "" } else { ", not asked" };
+    let rules = if policy.rules.is_empty() { format!("; it has no {direction} rule") } else { String::new() };
     writeln!(f, "    {} ({tier}{fleet}{asked})", policy.name)?;
-    writeln!(f, "      selects  {}", policy.selects)?;
-    if policy.rules.is_empty() {
-        writeln!(f, "      no rule")?;
-    }
-    policy.rules.iter().try_for_each(|rule| write_rule(f, rule, policy.asked))
+    writeln!(f, "      selects {}{rules}", policy.selects)?;
+    policy.rules.iter().try_for_each(|rule| write_rule(f, rule, policy.asked, nearest == Some(&rule.name)))
 }
 
-fn write_rule(f: &mut fmt::Formatter<'_>, rule: &Rule, asked: bool) -> fmt::Result {
+fn write_rule(f: &mut fmt::Formatter<'_>, rule: &Rule, asked: bool, nearest: bool) -> fmt::Result {
     let action = match rule.action {
         Action::Accept => "allow",
         Action::Deny => "deny",
         Action::Pass => "pass",
     };
-    let mark = if rule.outcome == Outcome::Decides || rule.outcome == Outcome::Passes { '>' } else { ' ' };
-    let who = if rule.name.direction == mesh_core::Direction::Ingress { "from" } else { "to" };
+    let mark = if matches!(rule.outcome, Outcome::Decides | Outcome::Passes) { '>' } else { ' ' };
+    let who = if rule.name.direction == Direction::Ingress { "from" } else { "to" };
     let outcome = match rule.outcome {
         Outcome::Decides => "matches and decides",
         Outcome::Passes => "matches and leaves the tier",
         Outcome::Matches if asked => "matches too",
         Outcome::Matches => "matches, and is not asked",
+        Outcome::Differs if nearest => "does not match (nearest, see above)",
         Outcome::Differs => "does not match",
     };
-    let peers = rule.peers.join(" | ");
-    writeln!(f, "    {mark} [{}] {action:<5} {who} {peers}; {}: {outcome}", rule.name.index, rule.ports)?;
-    rule.lacks.iter().try_for_each(|lack| writeln!(f, "          - {lack}"))
+    let peers = rule.peers.join(" or ");
+    writeln!(f, "    {mark} [{}] {action:<5} {who} {peers}, on {}: {outcome}", rule.name.index, rule.ports)?;
+    // What the nearest rule lacks is on the page already.
+    let lacks = rule.lacks.iter().filter(|_| !nearest);
+    lacks.into_iter().try_for_each(|lack| writeln!(f, "          - {lack}"))
 }

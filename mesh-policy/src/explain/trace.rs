@@ -197,7 +197,7 @@ impl<'a> Trace<'a> {
                 _ => false,
             };
             if leaves {
-                lacks.push(Lack::Preceded { by: other.name.to_string() });
+                lacks.push(Lack::Preceded { by: other.name.clone() });
                 what.without.push(earlier);
             }
         }
@@ -214,7 +214,7 @@ impl<'a> Trace<'a> {
         }
         for (earlier, other) in self.steps[..index].iter().enumerate() {
             if other.tier == Tier::Baseline && other.matches() {
-                lacks.push(Lack::Preceded { by: other.name.to_string() });
+                lacks.push(Lack::Preceded { by: other.name.clone() });
                 what.without.push(earlier);
             }
         }

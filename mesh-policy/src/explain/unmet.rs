@@ -131,8 +131,8 @@ impl Side<'_> {
             .map(|own| format!("{}/{}", own.port, own.protocol))
             .collect();
         match numbers.is_empty() {
-            true => format!("{} (which {} does not have)", words::port(port), destination.id),
-            false => format!("{} ({} at {})", words::port(port), numbers.join(", "), destination.id),
+            true => format!("{} (a name that {} does not have)", words::port(port), destination.id),
+            false => format!("{} (which is {} at {})", words::port(port), numbers.join(", "), destination.id),
         }
     }
 }
