@@ -179,13 +179,26 @@ impl Book {
         let sides = match &source {
             Source::Network(policy) => {
                 let mut read = |rules: &Option<Vec<NetworkPolicyRule>>| {
-                    Some(rules.as_ref()?.iter().zip(0..).map(|(rule, index)| network_rule(policy, (rule, index), &mut peer)).collect())
+                    Some(
+                        rules
+                            .as_ref()?
+                            .iter()
+                            .zip(0..)
+                            .map(|(rule, index)| network_rule(policy, (rule, index), &mut peer))
+                            .collect(),
+                    )
                 };
                 [read(&policy.ingress), read(&policy.egress)]
             }
             Source::Cluster(policy) => {
                 let mut read = |rules: &[ClusterRule], direction| {
-                    Some(rules.iter().zip(0..).filter_map(|(rule, index)| cluster_rule((rule, index), direction, &mut peer)).collect())
+                    Some(
+                        rules
+                            .iter()
+                            .zip(0..)
+                            .filter_map(|(rule, index)| cluster_rule((rule, index), direction, &mut peer))
+                            .collect(),
+                    )
                 };
                 [read(&policy.ingress, Direction::Ingress), read(&policy.egress, Direction::Egress)]
             }

@@ -25,8 +25,8 @@ use self::regions::PeerSet;
 use self::rulesets::{Context, Rulesets, is_subject};
 use self::workloads::Workloads;
 use crate::PolicySet;
-use crate::set::Known;
 use crate::book::{Book, Edits, Source};
+use crate::set::Known;
 use crate::store::{Interner, Ranges};
 
 mod classes;
@@ -223,7 +223,8 @@ impl Parts {
         }
         let gone = self.book.peers.collect();
         self.note_policies(&edits);
-        let identities = self.update_identities(state, &dirty, &edits, &gone.iter().map(|(number, _)| *number).collect::<Vec<_>>());
+        let identities =
+            self.update_identities(state, &dirty, &edits, &gone.iter().map(|(number, _)| *number).collect::<Vec<_>>());
         let by_address = |number: &u32| self.book.peers.get(*number).is_by_address();
         let peers_by_address = edits.new_peers.iter().any(by_address) || gone.iter().any(|(_, peer)| peer.is_by_address());
         self.update_nodes(state, &mut dirty, set);
@@ -323,9 +324,11 @@ impl Parts {
         if edits.port_names.is_empty() {
             return;
         }
-        let concerned = state.facts().workloads.iter().filter(|(_, workload)| {
-            workload.ports.iter().any(|port| edits.port_names.contains(&port.name))
-        });
+        let concerned = state
+            .facts()
+            .workloads
+            .iter()
+            .filter(|(_, workload)| workload.ports.iter().any(|port| edits.port_names.contains(&port.name)));
         dirty.workloads.extend(concerned.map(|(id, _)| id));
     }
 
@@ -378,7 +381,7 @@ impl Parts {
     fn fingerprint(&self, state: &State) -> u64 {
         let settings = &state.config().settings;
         let flags = [settings.ipblock_matches_pods, settings.own_node_ingress_allowed, settings.own_node_egress_allowed];
-        let mut pending: Vec<_> = state.cluster_prefixes().collect();
+        let mut pending: Vec<_> = state.cluster_prefixes().filter(|(_, prefixes)| !prefixes.is_empty()).collect();
         pending.sort_unstable();
         self.digest.fingerprint(&(flags, state.cross_cluster_default() as u8, pending, &state.config().domains))
     }
@@ -387,7 +390,9 @@ impl Parts {
 /// Returns the set of peers after `new` came and `gone` (sorted) went; `None` where it is the same.
 fn patched(known: &[u32], new: Vec<u32>, gone: &[u32]) -> Option<Vec<u32>> {
     let is_gone = |peer: &u32| gone.binary_search(peer).is_ok();
-    if new.is_empty() && !(gone.len() < known.len() && gone.iter().any(|peer| known.binary_search(peer).is_ok()) || known.iter().any(is_gone)) {
+    if new.is_empty()
+        && !(gone.len() < known.len() && gone.iter().any(|peer| known.binary_search(peer).is_ok()) || known.iter().any(is_gone))
+    {
         return None;
     }
     let mut peers: Vec<u32> = known.iter().copied().filter(|peer| !is_gone(peer)).chain(new).collect();
@@ -412,7 +417,9 @@ fn all_keys(state: &State) -> Vec<Key> {
     keys.extend(facts.service_exports.keys().cloned().map(|(cluster, id)| Key::ServiceExport(cluster, id)));
     keys.extend(facts.service_imports.keys().cloned().map(|(cluster, id)| Key::ServiceImport(cluster, id)));
     keys.extend(facts.exports.keys().cloned().map(|(cluster, id)| Key::Export(cluster, id)));
-    keys.extend(facts.network_policies.keys().cloned().map(|(scope, namespace, name)| Key::NetworkPolicy(scope, namespace, name)));
+    keys.extend(
+        facts.network_policies.keys().cloned().map(|(scope, namespace, name)| Key::NetworkPolicy(scope, namespace, name)),
+    );
     keys.extend(facts.cluster_policies.keys().cloned().map(|(scope, name)| Key::ClusterNetworkPolicy(scope, name)));
     keys
 }

@@ -310,7 +310,8 @@ impl PolicySet {
     fn is_exported(&self, flow: &Flow, client: u32, server: u32) -> bool {
         let FiveTuple { destination: address, protocol, destination_port: port, .. } = flow.tuple;
         let namespaces = self.exported.get(&Backend { cluster: server, address, protocol, port });
-        namespaces.is_some_and(|namespaces| namespaces.iter().any(|namespace| self.importable.get(&(client, *namespace)).is_some()))
+        namespaces
+            .is_some_and(|namespaces| namespaces.iter().any(|namespace| self.importable.get(&(client, *namespace)).is_some()))
     }
 
     /// Replaces a rule's number by its name; `verdict` must be of this set.

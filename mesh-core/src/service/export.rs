@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::merge::Merged;
-use crate::{ClusterName, Endpoint, EndpointPort, EndpointSlice, Export, ObjectName, Service, ServiceId, ServiceKind, State, Trust};
+use crate::{
+    ClusterName, Endpoint, EndpointPort, EndpointSlice, Export, ObjectName, Service, ServiceId, ServiceKind, State, Trust,
+};
 
 /// What a ServiceExport's status says (MCS API `ServiceExport` conditions).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +72,8 @@ impl State {
         if facts.service_exports.contains_key(&key) {
             let first = (cluster.clone(), id.namespace.clone(), ObjectName::first());
             let of_namespace = facts.slices.range(first..).map(|(_, slice)| slice);
-            let of_namespace = of_namespace.take_while(|slice| slice.cluster == *cluster && slice.service.namespace == id.namespace);
+            let of_namespace =
+                of_namespace.take_while(|slice| slice.cluster == *cluster && slice.service.namespace == id.namespace);
             let endpoints = merge_slices(of_namespace.filter(|slice| slice.service == *id)).into_values().next();
             return self.derived_export(&key, endpoints.unwrap_or_default());
         }

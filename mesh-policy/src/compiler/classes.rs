@@ -20,7 +20,8 @@ pub(super) struct Classes {
 
 impl Classes {
     pub(super) fn new() -> Classes {
-        let mut classes = Classes { classes: Interner::default(), by_peer: Vec::new(), with_ports: Vec::new(), fresh: Vec::new() };
+        let mut classes =
+            Classes { classes: Interner::default(), by_peer: Vec::new(), with_ports: Vec::new(), fresh: Vec::new() };
         let (nobody, _) = classes.intern(Class { peers: Box::default(), ports: 0 });
         classes.retain(nobody);
         classes

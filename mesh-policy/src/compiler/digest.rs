@@ -14,7 +14,11 @@ impl Hasher for Sha {
     }
 
     fn finish(&self) -> u64 {
-        let (head, _) = self.digest().split_first_chunk().map(|(head, rest)| (*head, rest.len())).expect("a digest is longer than eight bytes");
+        let (head, _) = self
+            .digest()
+            .split_first_chunk()
+            .map(|(head, rest)| (*head, rest.len()))
+            .expect("a digest is longer than eight bytes");
         u64::from_be_bytes(head)
     }
 }

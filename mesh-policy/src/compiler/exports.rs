@@ -31,7 +31,10 @@ impl Exports {
         let (mut services, mut places) = (HashSet::new(), HashSet::new());
         for key in keys {
             match key {
-                Key::Service(cluster, id) | Key::ServiceExport(cluster, id) | Key::ServiceImport(cluster, id) | Key::Export(cluster, id) => {
+                Key::Service(cluster, id)
+                | Key::ServiceExport(cluster, id)
+                | Key::ServiceImport(cluster, id)
+                | Key::Export(cluster, id) => {
                     services.insert((cluster.clone(), id.clone()));
                     places.insert((cluster.clone(), id.namespace.clone()));
                 }

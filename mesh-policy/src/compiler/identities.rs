@@ -56,8 +56,7 @@ impl Identities {
             let labels = look(state, self.names.get(place));
             put(&mut self.places, place, Place { labels, workloads: 0 });
         }
-        let attributes =
-            Attributes { place, service_account: workload.service_account.clone(), labels: workload.labels.clone() };
+        let attributes = Attributes { place, service_account: workload.service_account.clone(), labels: workload.labels.clone() };
         let (number, new) = self.identities.intern(attributes);
         if new {
             self.names.retain(place);
@@ -135,7 +134,12 @@ impl Identities {
     }
 
     /// Looks again at the labels of the places for which `concerns` holds; returns which places have others now, by number.
-    pub(super) fn relabel(&mut self, state: &State, concerns: impl Fn(&ClusterName, &NamespaceName) -> bool, digest: &mut Digest) -> Vec<bool> {
+    pub(super) fn relabel(
+        &mut self,
+        state: &State,
+        concerns: impl Fn(&ClusterName, &NamespaceName) -> bool,
+        digest: &mut Digest,
+    ) -> Vec<bool> {
         let mut changed = vec![false; self.places.len()];
         for (number, name) in self.names.iter() {
             if !concerns(&name.0, &name.1) {

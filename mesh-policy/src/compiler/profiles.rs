@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use hashbrown::HashSet;
 use mesh_core::{Direction, NodeId, WorkloadId};
 
+use super::Parts;
 use super::classes::Class;
 use super::rulesets::Selection;
-use super::Parts;
 use crate::peers::Peer;
 use crate::set::{Known, ProfileEntry};
 use crate::store::Interner;
@@ -181,7 +181,13 @@ impl Parts {
 
     /// Returns what `id` would be at an address that is not its own: another workload of its kind, with the handle that is
     /// `beyond` the last.
-    pub(super) fn assume_workload(&mut self, id: &WorkloadId, address: IpAddr, beyond: u32, set: &mut PolicySet) -> Option<Known> {
+    pub(super) fn assume_workload(
+        &mut self,
+        id: &WorkloadId,
+        address: IpAddr,
+        beyond: u32,
+        set: &mut PolicySet,
+    ) -> Option<Known> {
         let entry = set.workloads.get(self.workloads.find(id, set)?)?.clone()?;
         let seat = Seat::Workload { identity: entry.identity, ports: entry.ports };
         let region = self.region(address);

@@ -32,9 +32,11 @@ pub(super) fn regions(state: &State, peers: &Peers, sets: &mut Interner<PeerSet>
                 }
             }
             Peer::Domains(patterns) => {
-                let meant = state.config().domains.iter().filter(|(name, _)| {
-                    patterns.iter().any(|pattern| rules::domain_matches(pattern, name))
-                });
+                let meant = state
+                    .config()
+                    .domains
+                    .iter()
+                    .filter(|(name, _)| patterns.iter().any(|pattern| rules::domain_matches(pattern, name)));
                 meant.flat_map(|(_, addresses)| addresses).copied().for_each(&mut host);
             }
         }

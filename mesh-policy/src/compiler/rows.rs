@@ -36,7 +36,10 @@ impl Matching<'_> {
     pub(super) fn write_row(&self, steps: &mut Vec<Step>) {
         let mut canvas = self.canvas();
         for (number, rule) in &self.admin {
-            canvas.paint(&spans(&rule.ports, self.named), mark(rule.action, Outcome::AdminAllow(*number), Outcome::AdminDeny(*number)));
+            canvas.paint(
+                &spans(&rule.ports, self.named),
+                mark(rule.action, Outcome::AdminAllow(*number), Outcome::AdminDeny(*number)),
+            );
         }
         canvas.reopen();
         match &self.network {

@@ -28,7 +28,13 @@ pub(super) struct Selection {
 
 impl Selection {
     /// Selects what applies to a workload of `cluster` with the table `ports` of named ports.
-    pub(super) fn new(book: &Book, cluster: &mesh_core::ClusterName, who: &Who<'_>, direction: Direction, ports: u32) -> Selection {
+    pub(super) fn new(
+        book: &Book,
+        cluster: &mesh_core::ClusterName,
+        who: &Who<'_>,
+        direction: Direction,
+        ports: u32,
+    ) -> Selection {
         let applies = |policy: &Arc<Policy>| policy.scope().covers(cluster) && is_subject(policy, who);
         let tier = |tier: &mut dyn Iterator<Item = &Arc<Policy>>| -> Vec<Arc<Policy>> {
             tier.filter(|policy| !policy.rules(direction).is_empty() && applies(policy)).cloned().collect()
@@ -133,7 +139,10 @@ impl Rulesets {
         let direction = selection.direction;
         let refs = |policies: &[Arc<Policy>]| -> Vec<RuleRef> {
             let rules = |policy: &Arc<Policy>| (0..).zip(policy.rules(direction)).map(|(at, _)| at).collect::<Vec<u32>>();
-            policies.iter().flat_map(|policy| rules(policy).into_iter().map(|at| RuleRef { policy: policy.clone(), at })).collect()
+            policies
+                .iter()
+                .flat_map(|policy| rules(policy).into_iter().map(|at| RuleRef { policy: policy.clone(), at }))
+                .collect()
         };
         let mut all = refs(&selection.admin);
         let first = count(all.len());
@@ -244,7 +253,12 @@ impl Rulesets {
             self.lists[class as usize] = list;
         }
         draft.most_steps = steps.len() * 4 + 4_096;
-        Ruleset { cells: Cells::new(&cells), steps: steps.into(), rules: draft.rules.clone(), is_egress: selection.direction == Direction::Egress }
+        Ruleset {
+            cells: Cells::new(&cells),
+            steps: steps.into(),
+            rules: draft.rules.clone(),
+            is_egress: selection.direction == Direction::Egress,
+        }
     }
 
     /// Gives new classes their rows in a rule set that is compiled.
@@ -312,12 +326,8 @@ impl Draft {
     /// Returns where the row for peers that the rules of `list` name begins, after adding it to `steps` if it is a new one.
     fn row(&mut self, selection: &Selection, list: &[u32], named: &[NamedPort], steps: &mut Vec<Step>) -> u32 {
         let direction = selection.direction;
-        let mut matching = Matching {
-            admin: Vec::new(),
-            network: selection.network.as_ref().map(|_| Vec::new()),
-            baseline: Vec::new(),
-            named,
-        };
+        let mut matching =
+            Matching { admin: Vec::new(), network: selection.network.as_ref().map(|_| Vec::new()), baseline: Vec::new(), named };
         let (mut named_peers, mut for_all) = (list.iter().peekable(), self.for_all.iter().peekable());
         loop {
             let next = match (named_peers.peek(), for_all.peek()) {

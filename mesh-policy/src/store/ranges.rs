@@ -172,8 +172,10 @@ mod tests {
 
     fn any_prefix() -> impl Strategy<Value = Prefix> {
         prop_oneof![
-            (any::<u32>(), 0u8..=32).prop_map(|(bits, len)| Prefix::new(IpAddr::V4((bits & 0xe003_8007).into()), len).expect("v4")),
-            (any::<u128>(), 0u8..=128).prop_map(|(bits, len)| Prefix::new(IpAddr::V6((bits & (0xe003 << 112 | 7)).into()), len).expect("v6")),
+            (any::<u32>(), 0u8..=32)
+                .prop_map(|(bits, len)| Prefix::new(IpAddr::V4((bits & 0xe003_8007).into()), len).expect("v4")),
+            (any::<u128>(), 0u8..=128)
+                .prop_map(|(bits, len)| Prefix::new(IpAddr::V6((bits & (0xe003 << 112 | 7)).into()), len).expect("v6")),
         ]
     }
 

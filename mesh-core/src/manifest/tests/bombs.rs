@@ -27,7 +27,8 @@ fn a_long_key_is_not_told_again_in_every_mistake_below_it() {
     assert!(twice.len() > 500 && told(&twice) < 1_000_000, "{} bytes", told(&twice));
 
     let number = "1".repeat(20_000);
-    let pod = read(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: &n {number}, namespace: *n, labels: {{a: *n, b: *n}}}}}}"));
+    let pod =
+        read(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: &n {number}, namespace: *n, labels: {{a: *n, b: *n}}}}}}"));
     assert!(!pod.errors.is_empty() && told(&pod.errors) < 10_000, "{} bytes", told(&pod.errors));
 }
 
