@@ -54,6 +54,19 @@ pub struct Size {
     pub rules_per_policy: u32,
 }
 
+impl Size {
+    /// Returns this size under `cargo bench`; a hundredth of it under `cargo test`, which only looks whether benchmarks run.
+    pub fn to_measure(self) -> Size {
+        let part = if crate::is_measured() { 1 } else { 100 };
+        Size {
+            workloads: self.workloads / part,
+            identities: self.identities / part,
+            policies: self.policies.div_ceil(part),
+            rules_per_policy: self.rules_per_policy,
+        }
+    }
+}
+
 /// A fleet: everything in it follows from its size, and what a smaller fleet has is the same in a larger one.
 #[derive(Clone, Debug)]
 pub struct Fleet {
@@ -157,6 +170,13 @@ impl Fleet {
         IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | cluster << 21 | workload))
     }
 
+    /// Returns the workload that has `address`.
+    pub fn workload_at(&self, address: IpAddr) -> Option<u32> {
+        let IpAddr::V4(v4) = address else { return None };
+        let number = v4.to_bits() & ((1 << 21) - 1);
+        (number < self.size.workloads && self.address(number) == address).then_some(number)
+    }
+
     /// Returns a workload.
     pub fn workload(&self, number: u32) -> Workload {
         self.pod(number, self.of_workload[number as usize])
@@ -174,7 +194,7 @@ impl Fleet {
     }
 
     /// Returns a workload as it would be if its rollout were a new one, that no workload has been of yet.
-    pub fn rolled_out(&self, number: u32, fresh: u32) -> Workload {
+    pub fn rolled_out(&self, number: u32, fresh: usize) -> Workload {
         let mut workload = self.workload(number);
         let hash = format!("fresh-{fresh}");
         workload.labels = workload.labels.with([("pod-template-hash", hash.as_str())]);

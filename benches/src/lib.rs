@@ -20,5 +20,12 @@
 pub mod allocations;
 pub mod external;
 pub mod fleet;
+pub mod manifests;
 pub mod queries;
 pub mod random;
+mod yaml;
+
+/// Tells whether this is a benchmark that `cargo bench` runs, rather than `cargo test`.
+pub fn is_measured() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use mesh_benches::fleet::{Fleet, Size};
-use mesh_benches::{external, queries};
+use mesh_benches::{external, manifests, queries};
+use mesh_core::manifest::Checked;
 use mesh_core::policy::{ClusterNetworkPolicy, ClusterPeer, NetworkPolicy, NetworkPolicyPeer};
 use mesh_core::{ClusterName, Direction, IdentityName, Labels, NamespaceName, Prefix, PrefixMap, Selector, State, Workload};
 
@@ -178,4 +179,28 @@ fn external_addresses_are_mostly_inside_a_prefix() {
     let inside = addresses.iter().filter(|address| map.lookup(**address).is_some()).count();
     assert!((7500..10_000).contains(&inside), "{inside} of 10000");
     assert_eq!(external::policies(&prefixes).count(), 20);
+}
+
+#[test]
+fn the_directory_says_what_the_state_knows() {
+    let fleet = Fleet::new(Size { workloads: 2000, identities: 500, policies: 120, rules_per_policy: 10 });
+    let files = manifests::directory(&fleet);
+    let checked = Checked::load(files.iter().map(|(path, text)| (path.as_str(), text.as_str()))).expect("no mistake in it");
+    assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
+    let (read, made) = (checked.state.facts(), fleet.state());
+    let made = made.facts();
+    assert_eq!(read.namespaces, made.namespaces);
+    assert_eq!(read.nodes, made.nodes);
+    assert_eq!(read.workloads, made.workloads);
+    assert_eq!(read.slices, made.slices);
+    assert_eq!(read.network_policies.len() + read.cluster_policies.len(), 120);
+    // A selector's requirements have no order: `matchLabels` come before `matchExpressions`.
+    assert_eq!(read.network_policies.keys().collect::<Vec<_>>(), made.network_policies.keys().collect::<Vec<_>>());
+    assert_eq!(read.cluster_policies, made.cluster_policies);
+    for (key, policy) in &read.network_policies {
+        assert_eq!(policy, &made.network_policies[key]);
+    }
+    let lines = manifests::questions(&fleet, 500, 10);
+    let answers = lines.lines().map(mesh_policy::check::Query::parse).filter(Result::is_ok).count();
+    assert_eq!(answers, 500);
 }

@@ -37,7 +37,7 @@ impl Labels {
     }
 
     /// Returns these labels and `more`, which win.
-    pub fn with<'a>(&self, more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Labels {
+    pub fn with<K: Into<Arc<str>>, V: Into<Arc<str>>>(&self, more: impl IntoIterator<Item = (K, V)>) -> Labels {
         let mut map = (*self.0).clone();
         map.extend(more.into_iter().map(|(key, value)| (key.into(), value.into())));
         Labels(Arc::new(map))
@@ -161,7 +161,47 @@ mod tests {
     }
 
     #[test]
+    fn every_requirement_must_hold() {
+        let labels: Labels = [("app", "web"), ("tier", "a")].into_iter().collect();
+        let equal = |key: &str, value: &str| Requirement::In(key.into(), vec![value.into()]);
+        let both = |one, other| Selector { requirements: vec![one, other] }.matches(&labels);
+        assert!(both(equal("app", "web"), equal("tier", "a")));
+        assert!(!both(equal("app", "web"), equal("tier", "b")) && !both(equal("app", "db"), equal("tier", "a")));
+        assert!(
+            !Requirement::In("app".into(), vec![]).matches(&labels) && Requirement::NotIn("app".into(), vec![]).matches(&labels)
+        );
+    }
+
+    #[test]
+    fn labels_and_selectors_are_told_as_kubectl_takes_them() {
+        let labels: Labels = [("tier", "a"), ("app", "web")].into_iter().collect();
+        assert_eq!((labels.to_string(), Labels::default().to_string()), ("app=web,tier=a".into(), String::new()));
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("app", "web"), ("tier", "a")]);
+        assert_eq!((labels.is_empty(), Labels::default().is_empty()), (false, true));
+        let values = || vec!["a".into(), "b".into()];
+        let requirements = vec![
+            Requirement::In("one".into(), vec!["a".into()]),
+            Requirement::In("two".into(), values()),
+            Requirement::NotIn("three".into(), values()),
+            Requirement::Exists("four".into()),
+            Requirement::DoesNotExist("five".into()),
+        ];
+        let selector = Selector { requirements };
+        assert_eq!(selector.to_string(), "one=a,two in (a,b),three notin (a,b),four,!five");
+        assert_eq!(Selector::ALL.to_string(), "{}");
+    }
+
+    #[test]
+    fn labels_that_come_later_win() {
+        let labels: Labels = [("app", "web"), ("tier", "a")].into_iter().collect();
+        assert_eq!(labels.with([("tier", "b"), ("env", "x"), ("env", "y")]).to_string(), "app=web,env=y,tier=b");
+        assert_eq!((labels.get("tier"), labels.get("env")), (Some("a"), None));
+    }
+
+    #[test]
     fn reserved_labels_are_split_off() {
+        let plain: Labels = [("app", "web"), ("cluster-mesh.iox/y", "not ours")].into_iter().collect();
+        assert_eq!(plain.clone().without_reserved(), (plain, Vec::new()));
         let labels: Labels = [("app", "web"), (CLUSTER_LABEL, "forged")].into_iter().collect();
         let (kept, dropped) = labels.without_reserved();
         assert_eq!((kept.to_string(), dropped.len()), ("app=web".into(), 1));

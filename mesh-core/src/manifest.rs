@@ -108,7 +108,7 @@ impl fmt::Display for ManifestError {
 pub fn parse(source: &ManifestSource<'_>, text: &str) -> Parsed {
     let report = Report::new(source.file);
     let (documents, errors) = tree::documents(text);
-    errors.into_iter().for_each(|error| report.syntax(error));
+    errors.into_iter().for_each(|error| report.syntax(&error));
     let mut parsed = Parsed::default();
     for document in &documents {
         let root = Cursor::root(&document.root, &report);

@@ -25,8 +25,7 @@ pub struct PrefixError {
 impl Prefix {
     /// Makes the prefix of `len` bits that holds `address`; `None` when the family has fewer bits than that.
     pub fn new(address: IpAddr, len: u8) -> Option<Prefix> {
-        let network = IpNetwork::new(address, len).ok()?;
-        IpNetwork::new(network.network(), len).ok().map(Prefix)
+        IpNetwork::new(masked(address, len)?, len).ok().map(Prefix)
     }
 
     /// Makes the prefix that holds `address` alone.
@@ -74,15 +73,31 @@ impl Prefix {
     }
 }
 
+/// Returns the first address of the prefix of `len` bits that holds `address`; `None` when the family has fewer bits than that.
+fn masked(address: IpAddr, len: u8) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => {
+            let host_bits = 32_u32.checked_sub(len.into())?;
+            let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+            Some(IpAddr::V4((u32::from(address) & mask).into()))
+        }
+        IpAddr::V6(address) => {
+            let host_bits = 128_u32.checked_sub(len.into())?;
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            Some(IpAddr::V6((u128::from(address) & mask).into()))
+        }
+    }
+}
+
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
 impl fmt::Debug for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
@@ -152,8 +167,9 @@ impl<V> PrefixMap<V> {
     /// Returns the longest prefix that holds `address`, and its value.
     pub fn lookup(&self, address: IpAddr) -> Option<(Prefix, &V)> {
         self.family(address.is_ipv4()).iter().rev().find_map(|(len, table)| {
-            let prefix = Prefix::new(address, *len)?;
-            table.get(&prefix.address()).map(|value| (prefix, value))
+            let first = masked(address, *len)?;
+            let value = table.get(&first)?;
+            Prefix::new(first, *len).map(|prefix| (prefix, value))
         })
     }
 
@@ -225,6 +241,59 @@ mod tests {
                 prop_assert_eq!(map.lookup(address).map(|(p, v)| (p, *v)), expected.map(|(p, v)| (*p, *v)));
             }
             prop_assert_eq!(map.iter().map(|(p, v)| (p, *v)).collect::<BTreeMap<_, _>>(), model);
+        }
+    }
+
+    proptest! {
+        /// A prefix is the range of addresses from its first to its last.
+        #[test]
+        fn prefixes_are_ranges(one in any_prefix(), other in any_prefix()) {
+            let range = |prefix: Prefix| (prefix.address(), prefix.last_address());
+            let ((first, last), (start, end)) = (range(one), range(other));
+            let same_family = one.is_ipv4() == other.is_ipv4();
+            prop_assert_eq!(one.is_ipv4(), first.is_ipv4());
+            prop_assert!(one.contains(first) && one.contains(last));
+            prop_assert_eq!(one.contains(start), same_family && (first..=last).contains(&start));
+            prop_assert_eq!(one.covers(other), same_family && first <= start && end <= last);
+            prop_assert_eq!(one.overlaps(other), same_family && first <= end && start <= last);
+            prop_assert_eq!(one.len() == other.len() && one.covers(other), one == other);
+
+            let text = String::from(one);
+            prop_assert_eq!(&text, &format!("{first}/{}", one.len()));
+            prop_assert_eq!(&format!("{one:?}"), &text);
+            prop_assert_eq!(Prefix::try_from(text), Ok(one));
+        }
+    }
+
+    #[test]
+    fn first_and_last_addresses_of_every_length() {
+        let (v4, v6) = (IpAddr::from([255; 4]), IpAddr::from([255; 16]));
+        for len in 0..=u8::MAX {
+            let prefix = Prefix::new(v4, len);
+            assert_eq!(prefix.is_some(), len <= 32);
+            if let Some(prefix) = prefix {
+                let ones = (0..u32::from(len)).fold(0, |bits, bit| bits | 1 << (31 - bit));
+                assert_eq!((prefix.address(), prefix.last_address(), prefix.len()), (IpAddr::V4(ones.into()), v4, len));
+            }
+            let prefix = Prefix::new(v6, len);
+            assert_eq!(prefix.is_some(), len <= 128);
+            if let Some(prefix) = prefix {
+                let ones = (0..u32::from(len)).fold(0, |bits, bit| bits | 1 << (127 - bit));
+                assert_eq!((prefix.address(), prefix.last_address(), prefix.len()), (IpAddr::V6(ones.into()), v6, len));
+            }
+        }
+        assert_eq!((Prefix::host(v4), Prefix::host(v6)), (Prefix::new(v4, 32).expect("v4"), Prefix::new(v6, 128).expect("v6")));
+    }
+
+    #[test]
+    fn a_map_is_empty_when_its_last_prefix_of_either_family_is_gone() {
+        for text in ["10.0.0.0/8", "fd00::/8"] {
+            let prefix: Prefix = text.parse().expect("a prefix");
+            let mut map: PrefixMap<u8> = [(prefix, 1)].into_iter().collect();
+            assert!(!map.is_empty() && PrefixMap::<u8>::default().is_empty());
+            assert_eq!((map.get(prefix), map.get("11.0.0.0/8".parse().expect("a prefix"))), (Some(&1), None));
+            assert_eq!((map.insert(prefix, 2), map.remove(prefix), map.remove(prefix)), (Some(1), Some(2), None));
+            assert!(map.is_empty() && map.v4.is_empty() && map.v6.is_empty(), "no length is probed in vain");
         }
     }
 

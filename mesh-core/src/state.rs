@@ -11,10 +11,11 @@ use std::sync::Arc;
 use self::addresses::Addresses;
 use self::index::{FleetPrefixes, Namespaces};
 use self::ledger::Ledger;
+use self::offers::Offers;
 use crate::settings::{DomainAddresses, Settings};
 use crate::{
-    Change, ClusterName, Event, Key, NodeId, Now, PublicKey, RecordKey, Refusal, RefusalReason, Resource, SourceId, Version,
-    WallTime, Workload,
+    Change, ClusterName, Event, Key, NodeId, Now, PublicKey, RecordKey, Refusal, RefusalReason, SourceId, Version, WallTime,
+    Workload,
 };
 
 mod addresses;
@@ -23,6 +24,7 @@ mod facts;
 mod index;
 mod leases;
 mod ledger;
+mod offers;
 mod refresh;
 mod restore;
 mod root;
@@ -114,7 +116,7 @@ pub struct State {
     /// The next moment that changes something by itself.
     deadline: Option<WallTime>,
     /// Everything that is said, by whom.
-    offered: BTreeMap<Key, BTreeMap<Origin, Resource>>,
+    offered: BTreeMap<Key, Offers>,
     /// The keys told since `Begin` by the sources that have not said `Synced` yet.
     shadows: BTreeMap<SourceId, BTreeSet<Key>>,
     synced: BTreeSet<SourceId>,
@@ -180,9 +182,7 @@ impl State {
             Event::Synced(source) => {
                 if let Some(told) = self.shadows.remove(&source) {
                     let origin = Origin::Source(source.clone());
-                    let gone = |(key, by): (&Key, &BTreeMap<Origin, Resource>)| {
-                        (by.contains_key(&origin) && !told.contains(key)).then(|| key.clone())
-                    };
+                    let gone = |(key, by): (&Key, &Offers)| (by.has(&origin) && !told.contains(key)).then(|| key.clone());
                     for key in self.offered.iter().filter_map(gone).collect::<Vec<_>>() {
                         self.withdraw(&key, &origin, &mut change);
                     }

@@ -290,7 +290,7 @@ fn network_rule(policy: &NetworkPolicy, (rule, index): (&NetworkPolicyRule, u32)
 fn cluster_rule((rule, index): (&ClusterRule, u32), direction: Direction, peer: &mut impl FnMut(Peer) -> u32) -> Option<Rule> {
     if rules::fails_closed(rule, direction) {
         let all = Ports { all: true, ..Ports::default() };
-        return (rule.action != RuleAction::Accept).then(|| Rule { peers: None, ports: all, action: RuleAction::Deny, index });
+        return (rule.action != RuleAction::Accept).then_some(Rule { peers: None, ports: all, action: RuleAction::Deny, index });
     }
     let peers = distinct(rule.peers.iter().map(|known| peer(cluster_peer(known))).collect());
     Some(Rule { peers: Some(peers), ports: Ports::new(&rule.protocols), action: rule.action, index })

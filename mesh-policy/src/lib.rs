@@ -105,6 +105,7 @@ pub mod check;
 mod compiler;
 pub mod explain;
 mod exports;
+pub mod lint;
 pub mod naive;
 mod peers;
 mod rules;

@@ -35,16 +35,16 @@ for target in "${targets[@]}"; do
     learned="$CARGO_TARGET_DIR/corpus/$target"
     crashes="$CARGO_TARGET_DIR/crashes/$target"
     mkdir -p "$learned" "$crashes"
-    options=(-max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
+    options=(-max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
     [ ! -f "$target.dict" ] || options+=(-dict="$target.dict")
     echo "== $target: $seconds seconds"
-    log="$crashes/log"
+    log="$crashes.log"
     if "$CARGO_TARGET_DIR/$host/release/$target" "${options[@]}" -artifact_prefix="$crashes/" "$learned" "corpus/$target" \
         >"$log" 2>&1; then
         grep -E "^#.*DONE|^stat::" "$log"
     else
         tail -n 60 "$log"
-        echo "== $target FAILED; the input that did it is the newest file of $crashes"
+        echo "== $target FAILED: $(grep -o 'Test unit written to .*' "$log" || echo "without an input; see $log")"
         failed+=("$target")
     fi
 done

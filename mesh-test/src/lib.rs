@@ -7,6 +7,7 @@
 //!
 //! What is here is what no single crate can say of itself: [`scenario`] is behaviour as text, one file for each rule of
 //! SEMANTICS, run by every executor in `tests/scenarios.rs`; `tests/workspace.rs` holds the workspace to its own rules.
+//! `fuzz/` is a workspace of its own, for it is built with instrumentation: what is read from foreign text, run by `fuzz/run.sh`.
 //!
 //! ```
 //! use mesh_test::scenario::Scenario;

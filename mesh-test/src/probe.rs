@@ -3,11 +3,12 @@
 use mesh_policy::check::Query;
 use serde_json::{Value, json};
 
-/// `<from> -> <to>:<port>/<protocol> <allow|deny> [egress [<verdict>] <tier> [<rule>]] [ingress …]`, or `:icmp` for the port.
+/// `<from> -> <to>:<port>/<protocol> <allow|deny> [egress [<verdict>] <tier> [<rule>] [(<reason>)]] [ingress …]`, or `:icmp` for
+/// the port.
 ///
 /// An end is a pod or an address; `@<address>` after it is the connection's own address, and an IPv6 address before the port
 /// stands in brackets. A side that is not told is not looked at; its verdict is the whole one where it is not told; a side
-/// without a rule is decided by none.
+/// without a rule is decided by none. The checker's answers have no reason of their own: it is compared where one is told.
 #[derive(Clone, Debug)]
 pub struct PolicyProbe {
     /// The question.
@@ -18,6 +19,8 @@ pub struct PolicyProbe {
     pub verdict: String,
     /// What is expected of each side: egress, ingress.
     pub sides: [Option<Value>; 2],
+    /// The reason that is expected of each side.
+    pub reasons: [Option<String>; 2],
 }
 
 impl PolicyProbe {
@@ -49,13 +52,19 @@ impl PolicyProbe {
             return Err(format!("'{verdict}' is no verdict: {text}"));
         }
         let sides = ["egress", "ingress"].map(|name| side(name, verdict, rest));
-        Ok(PolicyProbe { query, line, verdict: (*verdict).to_owned(), sides })
+        let reasons = ["egress", "ingress"].map(|name| reason(name, rest));
+        Ok(PolicyProbe { query, line, verdict: (*verdict).to_owned(), sides, reasons })
     }
 
     /// Returns what differs from `told`: the whole verdict, and the two sides as the checker writes them.
     pub fn compare(&self, told: &Value) -> Result<(), String> {
-        let same = |name: &str, expected: &Option<Value>| expected.as_ref().is_none_or(|expected| told[name] == *expected);
-        if told["verdict"] == *self.verdict && same("egress", &self.sides[0]) && same("ingress", &self.sides[1]) {
+        let same = |index: usize, name: &str| {
+            let (side, reason) = (&told[name], &told[name]["reason"]);
+            let fields = |expected: &Value| ["verdict", "tier", "rule"].iter().all(|field| expected[field] == side[field]);
+            self.sides[index].as_ref().is_none_or(fields)
+                && self.reasons[index].as_ref().is_none_or(|expected| reason.is_null() || *reason == **expected)
+        };
+        if told["verdict"] == *self.verdict && same(0, "egress") && same(1, "ingress") {
             return Ok(());
         }
         Err(format!("told {told}"))
@@ -67,10 +76,22 @@ impl PolicyProbe {
     }
 }
 
+/// Returns the words about the side `name`.
+fn of_side<'a>(name: &str, words: &[&'a str]) -> Option<Vec<&'a str>> {
+    let at = words.iter().position(|word| *word == name)?;
+    Some(words[at + 1..].iter().copied().take_while(|word| !matches!(*word, "egress" | "ingress")).collect())
+}
+
+/// Reads the reason that is expected of the side `name`: the word in brackets.
+fn reason(name: &str, words: &[&str]) -> Option<String> {
+    let own = of_side(name, words)?;
+    own.iter().find_map(|word| word.strip_prefix('(')?.strip_suffix(')')).map(str::to_owned)
+}
+
 /// Reads what is expected of the side `name`.
 fn side(name: &str, verdict: &str, words: &[&str]) -> Option<Value> {
-    let at = words.iter().position(|word| *word == name)?;
-    let own: Vec<&str> = words[at + 1..].iter().copied().take_while(|word| !matches!(*word, "egress" | "ingress")).collect();
+    let mut own = of_side(name, words)?;
+    own.retain(|word| !word.starts_with('('));
     let (verdict, rest) = match own.as_slice() {
         [word @ ("allow" | "deny"), rest @ ..] => (*word, rest),
         rest => (verdict, rest),

@@ -76,7 +76,8 @@ fn tuple(state: &State, probe: &PolicyProbe) -> Option<FiveTuple> {
 fn told(decide: impl Fn(Direction) -> Verdict<RuleName>) -> Value {
     let side = |verdict: &Verdict<RuleName>| {
         let (word, reason) = (if verdict.is_allow() { "allow" } else { "deny" }, verdict.reason());
-        json!({"verdict": word, "tier": reason.tier().to_string(), "rule": reason.rule().map(ToString::to_string)})
+        let rule = reason.rule().map(ToString::to_string);
+        json!({"verdict": word, "tier": reason.tier().to_string(), "rule": rule, "reason": reason.as_str()})
     };
     let (egress, ingress) = (decide(Direction::Egress), decide(Direction::Ingress));
     let word = if egress.is_allow() && ingress.is_allow() { "allow" } else { "deny" };

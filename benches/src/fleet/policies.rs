@@ -216,6 +216,23 @@ impl Author {
             0..2 => ClusterPeer::Workloads(everyone()),
             _ => ClusterPeer::Workloads(WorkloadMatch { namespaces: author.namespaces(), pods: Some(author.pods()) }),
         });
-        ClusterRule { action, peers, protocols: self.few(Author::port), unknown: false }
+        let mut protocols = self.few(Author::cluster_port);
+        if peers.iter().any(|peer| matches!(peer, ClusterPeer::Networks(_))) {
+            // Networks have no named ports.
+            protocols.retain(|port| !matches!(port, PortMatch::Named(..)));
+        }
+        if protocols.is_empty() {
+            protocols.push(PortMatch::Range(Protocol::Tcp, 443, 443));
+        }
+        ClusterRule { action, peers, protocols, unknown: false }
+    }
+
+    /// Draws a port as a ClusterNetworkPolicy can say it.
+    fn cluster_port(&mut self) -> PortMatch {
+        match self.port() {
+            PortMatch::Protocol(protocol) => PortMatch::Range(protocol, 1, u16::MAX),
+            PortMatch::Named(_, name) => PortMatch::Named(None, name),
+            range => range,
+        }
     }
 }

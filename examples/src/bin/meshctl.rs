@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use landbridge::cli::agent::{self, Target};
 use landbridge::cli::check::{self, CheckArgs};
 use landbridge::cli::fleet::{self, FleetCommand};
+use landbridge::cli::policy::{self, PolicyCommand};
 use landbridge::client::ClientError;
 use landbridge::lab::command::{self as lab, LabCommand};
 
@@ -38,7 +39,7 @@ enum Command {
     },
     /// Print the agent's metrics (OpenMetrics)
     Metrics(Target),
-    /// Ask what policy would decide, without a network
+    /// Ask what policy decides and why, and look for mistakes in it, without a network
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Ask what DNS would answer, without a network
@@ -53,23 +54,11 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum PolicyCommand {
-    /// Decide queries by the manifests of a directory
-    #[command(after_help = POLICY_HELP)]
-    Check(CheckArgs),
-}
-
-#[derive(Subcommand)]
 enum DnsCommand {
     /// Answer queries by the manifests of a directory
     #[command(after_help = DNS_HELP)]
     Check(CheckArgs),
 }
-
-const POLICY_HELP: &str = r#"A query, one JSON object a line (from and to: cluster/namespace/pod, or an address):
-  {"id": 1, "from": "east/shop/web-0", "to": "west/shop/db-0", "protocol": "TCP", "port": 5432}
-
-Exit status: 0 answered (a denial is an answer), 1 a query made no sense, 2 the manifests cannot be used."#;
 
 const DNS_HELP: &str = r#"A query, one JSON object a line:
   {"id": 1, "cluster": "east", "name": "web.prod.svc.clusterset.local", "type": "A"}
@@ -83,7 +72,7 @@ fn main() -> ExitCode {
         Command::State(target) => ask(async { agent::state(&target).await.map(|()| true) }),
         Command::Flows { follow, limit, target } => ask(async { agent::flows(&target, follow, limit).await.map(|()| true) }),
         Command::Metrics(target) => ask(async { agent::metrics(&target).await.map(|()| true) }),
-        Command::Policy(PolicyCommand::Check(args)) => ExitCode::from(check::policy(&args)),
+        Command::Policy(command) => ExitCode::from(policy::run(&command)),
         Command::Dns(DnsCommand::Check(args)) => ExitCode::from(check::dns(&args)),
         Command::Fleet(command) => match fleet::run(&command) {
             Ok(()) => ExitCode::SUCCESS,

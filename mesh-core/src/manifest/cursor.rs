@@ -25,8 +25,8 @@ impl<'s> Report<'s> {
         Report { file, errors: RefCell::default(), warnings: RefCell::default(), unknown: Cell::new(0) }
     }
 
-    pub(super) fn syntax(&self, error: SyntaxError) {
-        self.errors.borrow_mut().push(self.entry(error.place, error.field, error.message));
+    pub(super) fn syntax(&self, error: &SyntaxError) {
+        self.errors.borrow_mut().push(self.entry(error.place, &error.field, &error.message));
     }
 
     /// Returns the number of mistakes so far: an object with none more after it than before is good.
@@ -47,8 +47,8 @@ impl<'s> Report<'s> {
         (errors, warnings)
     }
 
-    fn entry(&self, place: Place, field: String, message: String) -> ManifestError {
-        let (field, message) = (one_line(&field), one_line(&message));
+    fn entry(&self, place: Place, field: &str, message: &str) -> ManifestError {
+        let (field, message) = (one_line(field), one_line(message));
         ManifestError { file: self.file.to_owned(), line: place.line, column: place.column, field, message }
     }
 }
@@ -123,7 +123,7 @@ impl<'a> Cursor<'a> {
         if let Some(name) = more {
             Path { parent: None, segment: Segment::Field(name) }.write(&mut field);
         }
-        self.report.entry(place, field, message.to_string())
+        self.report.entry(place, &field, &message.to_string())
     }
 
     fn child(&self, node: &'a Node, segment: Segment<'a>) -> Cursor<'a> {

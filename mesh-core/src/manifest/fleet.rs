@@ -84,7 +84,7 @@ pub struct MeshFile {
 pub fn parse_fleet(file: &str, text: &str) -> Result<FleetFile, Vec<ManifestError>> {
     let report = Report::new(file);
     let (documents, errors) = tree::documents(text);
-    errors.into_iter().for_each(|error| report.syntax(error));
+    errors.into_iter().for_each(|error| report.syntax(&error));
     let mut fleet = FleetFile::default();
     if let Some(object) = only_document(&documents, &report) {
         object.exactly(&["name", "clusters"]);
@@ -223,7 +223,7 @@ fn attribute(key: &str, cursor: &Cursor<'_>) -> Option<(Arc<str>, Arc<str>)> {
 pub fn parse_mesh(file: &str, text: &str) -> Result<MeshFile, Vec<ManifestError>> {
     let report = Report::new(file);
     let (documents, errors) = tree::documents(text);
-    errors.into_iter().for_each(|error| report.syntax(error));
+    errors.into_iter().for_each(|error| report.syntax(&error));
     let mut mesh = MeshFile::default();
     if let Some(object) = only_document(&documents, &report) {
         object.exactly(&["params", "fqdns"]);

@@ -93,7 +93,7 @@ impl Loader {
         for (resource, location) in parsed.resources {
             let key = resource.key();
             match self.facts.get(&key) {
-                Some((_, first)) => self.errors.push(at(&location, format!("{key} is already at {first}"))),
+                Some((_, first)) => self.errors.push(at(&location, &format!("{key} is already at {first}"))),
                 None => {
                     self.facts.insert(key, (resource, location));
                 }
@@ -126,7 +126,7 @@ impl Loader {
         apply(Event::Synced(source));
         for (key, refusal) in state.refused() {
             if let Some((_, location)) = self.facts.get(key) {
-                self.warnings.push(at(location, format!("{key} is refused: {}: {}", refusal.reason.as_str(), refusal.detail)));
+                self.warnings.push(at(location, &format!("{key} is refused: {}: {}", refusal.reason.as_str(), refusal.detail)));
             }
         }
         self.warn_of_equal_priorities();
@@ -154,15 +154,15 @@ impl Loader {
                         "{tier:?} policies {} and {} ({place}) have the same priority {priority}: they go by name",
                         policy.name, other.name
                     );
-                    self.warnings.push(ManifestError { field: "spec.priority".into(), ..at(location, message) });
+                    self.warnings.push(ManifestError { field: "spec.priority".into(), ..at(location, &message) });
                 }
             }
         }
     }
 }
 
-fn at(location: &Location, message: String) -> ManifestError {
-    let message = one_line(&message);
+fn at(location: &Location, message: &str) -> ManifestError {
+    let message = one_line(message);
     ManifestError { file: location.file.clone(), line: location.line, column: 1, field: String::new(), message }
 }
 
@@ -181,7 +181,7 @@ fn part(path: &str) -> Result<Option<Part>, ManifestError> {
             let Some((cluster, _)) = rest.split_once('/') else { return Ok(None) };
             let location = Location { file: path.to_owned(), line: 1 };
             let cluster = ClusterName::new(cluster);
-            let cluster = cluster.map_err(|error| at(&location, format!("the directory is no cluster's: {error}")))?;
+            let cluster = cluster.map_err(|error| at(&location, &format!("the directory is no cluster's: {error}")))?;
             Ok(Some(Part::Facts(PolicyScope::Cluster(cluster))))
         }
         _ => Ok(None),

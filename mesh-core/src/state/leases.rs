@@ -85,7 +85,8 @@ impl State {
                 soon(grant.not_before);
                 soon(grant.not_after);
             }
-            let leases = self.offered.get(&Key::Lease(name.clone())).into_iter().flat_map(|by| by.values());
+            let leases =
+                self.offered.get(&Key::Lease(name.clone())).into_iter().flat_map(|by| by.iter().map(|(_, resource)| resource));
             for resource in leases {
                 let Resource::Lease(lease) = resource else { continue };
                 soon(lease.issued - MAX_CLOCK_SKEW);

@@ -14,7 +14,7 @@ impl State {
     /// Forgets what `origin` offered for `key`, without looking at the fact anew.
     pub(super) fn unoffer(&mut self, key: &Key, origin: &Origin) -> bool {
         let Some(by) = self.offered.get_mut(key) else { return false };
-        let gone = by.remove(origin).is_some();
+        let gone = by.remove(origin);
         if by.is_empty() {
             self.offered.remove(key);
         }

@@ -1,6 +1,7 @@
 //! What else is asked of the state: who is where, which labels selectors see, which namespaces exist.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{Located, Origin, State, Trust};
 use crate::labels::{self, RESERVED_PREFIX};
@@ -66,28 +67,29 @@ impl State {
 
     /// Returns the labels that selectors see on `workload`: its own and the implicit ones.
     pub fn workload_labels(&self, workload: &Workload) -> Labels {
-        let own = [(labels::SERVICE_ACCOUNT_LABEL, workload.service_account.as_ref())];
-        self.with_cluster_labels(&workload.id.cluster, &workload.labels.with(own))
+        let own = (labels::SERVICE_ACCOUNT_LABEL.into(), workload.service_account.clone());
+        workload.labels.with([own].into_iter().chain(self.cluster_labels(&workload.id.cluster)))
     }
 
     /// Returns the labels that selectors see on a namespace of a cluster; the implicit ones alone where it has no manifest.
     pub fn namespace_labels(&self, cluster: &ClusterName, namespace: &NamespaceName) -> Labels {
         let declared = self.facts.namespaces.get(&(cluster.clone(), namespace.clone()));
         let declared = declared.map(|namespace| namespace.labels.clone()).unwrap_or_default();
-        self.with_cluster_labels(cluster, &declared.with([(labels::NAMESPACE_NAME_LABEL, namespace.as_str())]))
+        let name = (labels::NAMESPACE_NAME_LABEL.into(), namespace.as_str().into());
+        declared.with([name].into_iter().chain(self.cluster_labels(cluster)))
     }
 
     /// Returns the labels that selectors see on `node`.
     pub fn node_labels(&self, node: &Node) -> Labels {
-        self.with_cluster_labels(&node.id.cluster, &node.labels)
+        node.labels.with(self.cluster_labels(&node.id.cluster))
     }
 
-    fn with_cluster_labels(&self, cluster: &ClusterName, labels: &Labels) -> Labels {
+    /// Returns the implicit labels of everything in a cluster: the attributes of its grant, and its name, which wins.
+    fn cluster_labels(&self, cluster: &ClusterName) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
         let attributes = self.facts.grants.get(cluster).map(|grant| &grant.attributes);
-        let attributes =
-            attributes.into_iter().flatten().map(|(key, value)| (format!("{RESERVED_PREFIX}{key}"), value.to_string()));
-        let implicit: Vec<_> = attributes.chain([(labels::CLUSTER_LABEL.into(), cluster.to_string())]).collect();
-        labels.with(implicit.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+        let attributes = attributes.into_iter().flatten();
+        let attributes = attributes.map(|(key, value)| (format!("{RESERVED_PREFIX}{key}").into(), value.clone()));
+        attributes.chain([(labels::CLUSTER_LABEL.into(), cluster.as_str().into())])
     }
 
     /// Tells whether `namespace` exists in `cluster`: it has a Namespace, or something is in it.

@@ -20,7 +20,7 @@ fn cluster() -> impl Strategy<Value = ClusterName> {
 }
 
 fn namespace() -> impl Strategy<Value = NamespaceName> {
-    prop_oneof![4 => Just("shop"), 2 => Just("bank"), 1 => Just("ops")].prop_map(|name| name.parse().expect("valid"))
+    select(&["shop", "shop", "shop", "shop", "bank", "bank", "ops"][..]).prop_map(|name| name.parse().expect("valid"))
 }
 
 fn object(names: &'static [&'static str]) -> impl Strategy<Value = ObjectName> {
@@ -31,30 +31,44 @@ fn some_labels() -> impl Strategy<Value = Labels> {
     select(&["", "app=web", "app=db", "app=web,tier=a", "app=db,tier=b", "tier=a"][..]).prop_map(labels)
 }
 
-fn address_v4() -> impl Strategy<Value = IpAddr> {
-    let pod = (1u8..=3, 1u8..=6).prop_map(|(cluster, host)| ip(&format!("10.{cluster}.0.{host}")));
-    let node = (1u8..=2, 1u8..=2).prop_map(|(cluster, host)| ip(&format!("172.16.{cluster}.{host}")));
-    let outside = select(&["192.0.2.7", "192.0.2.8", "192.0.2.9", "198.51.100.1"][..]).prop_map(ip);
-    prop_oneof![6 => pod, 2 => node, 2 => outside]
+// Addresses, protocols and the like are drawn from lists, in which a word that is there three times is three times as likely: an arm
+// of a `prop_oneof!` costs a random generator of its own, and these are drawn hundreds of times a case.
+fn times<T: Clone>(items: impl IntoIterator<Item = T>, times: usize) -> impl Iterator<Item = T> {
+    items.into_iter().flat_map(move |item| std::iter::repeat_n(item, times))
 }
 
-fn address_v6() -> impl Strategy<Value = IpAddr> {
-    let pod = (1u8..=3, 1u8..=3).prop_map(|(cluster, host)| ip(&format!("fd00:{cluster}::{host}")));
-    prop_oneof![5 => pod, 1 => Just(ip("2001:db8::1"))]
+fn addresses_v4() -> Vec<IpAddr> {
+    let pods = (1..=3).flat_map(|cluster| (1..=6).map(move |host| ip(&format!("10.{cluster}.0.{host}"))));
+    let nodes = (1..=2).flat_map(|cluster| (1..=2).map(move |host| ip(&format!("172.16.{cluster}.{host}"))));
+    let outside = ["192.0.2.7", "192.0.2.8", "192.0.2.9", "198.51.100.1"].map(ip);
+    times(pods, 2).chain(times(nodes, 3)).chain(times(outside, 3)).collect()
 }
 
-/// Every address of the small world: pods and overlays in the clusters' prefixes, nodes, and the outside.
+fn addresses_v6() -> Vec<IpAddr> {
+    let pods = (1..=3).flat_map(|cluster| (1..=3).map(move |host| ip(&format!("fd00:{cluster}::{host}"))));
+    times(pods, 5).chain(times([ip("2001:db8::1")], 9)).collect()
+}
+
+/// Every address of the small world: pods and overlays in the clusters' prefixes, nodes, and the outside; one in five is IPv6.
 pub(crate) fn address() -> impl Strategy<Value = IpAddr> {
-    prop_oneof![4 => address_v4(), 1 => address_v6()]
+    let (v4, v6) = (addresses_v4(), addresses_v6());
+    let (in_v4, in_v6) = (4 * v6.len(), v4.len());
+    select(times(v4, in_v4).chain(times(v6, in_v6)).collect::<Vec<_>>())
 }
 
 /// Addresses of two ends of one family.
 pub(crate) fn ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
-    prop_oneof![4 => (address_v4(), address_v4()), 1 => (address_v6(), address_v6())]
+    let (v4, v6) = (addresses_v4(), addresses_v6());
+    let all = v4.len() * v6.len();
+    (0..5u8, 0..all, 0..all).prop_map(move |(family, source, destination)| {
+        let family = if family < 4 { &v4 } else { &v6 };
+        (family[source % family.len()], family[destination % family.len()])
+    })
 }
 
 pub(crate) fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp), 1 => Just(Protocol::Other(1)), 1 => Just(Protocol::Other(47))]
+    let likely = times([Protocol::Tcp], 6).chain(times([Protocol::Udp], 3));
+    select(likely.chain([Protocol::Sctp, Protocol::Other(1), Protocol::Other(47)]).collect::<Vec<_>>())
 }
 
 pub(crate) fn port() -> impl Strategy<Value = u16> {
@@ -72,20 +86,20 @@ pub(crate) fn tuple() -> impl Strategy<Value = FiveTuple> {
 }
 
 fn some_prefix() -> impl Strategy<Value = Prefix> {
-    let known = select(
-        &[
-            "0.0.0.0/0",
-            "10.0.0.0/8",
-            "10.1.0.0/16",
-            "10.2.0.0/30",
-            "172.16.0.0/12",
-            "192.0.2.0/24",
-            "192.0.2.8/31",
-            "::/0",
-            "fd00:1::/32",
-        ][..],
-    );
-    prop_oneof![3 => known.prop_map(prefix), 1 => address().prop_map(Prefix::host)]
+    let known = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "10.2.0.0/30",
+        "172.16.0.0/12",
+        "192.0.2.0/24",
+        "192.0.2.8/31",
+        "::/0",
+        "fd00:1::/32",
+    ];
+    let hosts = addresses_v4().into_iter().chain(addresses_v6()).map(Prefix::host);
+    // About three times in four a known one.
+    select(times(known.map(prefix), 38).chain(hosts).collect::<Vec<_>>())
 }
 
 fn requirement() -> impl Strategy<Value = Requirement> {
@@ -159,14 +173,14 @@ fn cluster_rules() -> impl Strategy<Value = Vec<ClusterRule>> {
         1 => some_selector().prop_map(ClusterPeer::Nodes),
         1 => domain,
     ];
-    let action = prop_oneof![Just(RuleAction::Accept), Just(RuleAction::Deny), Just(RuleAction::Pass)];
+    let action = select(&[RuleAction::Accept, RuleAction::Deny, RuleAction::Pass][..]);
     let rule = (action, vec(peer, 0..3), vec(port_match(), 0..3), prop::bool::weighted(0.05))
         .prop_map(|(action, peers, protocols, unknown)| ClusterRule { action, peers, protocols, unknown });
     vec(rule, 0..3)
 }
 
 fn cluster_policy() -> impl Strategy<Value = Resource> {
-    let tier = prop_oneof![Just(PolicyTier::Admin), Just(PolicyTier::Baseline)];
+    let tier = select(&[PolicyTier::Admin, PolicyTier::Baseline][..]);
     (scope(), object(&["a", "b"]), tier, 0..3i32, who(), cluster_rules(), cluster_rules()).prop_map(
         |(scope, name, tier, priority, subject, ingress, egress)| {
             Resource::ClusterNetworkPolicy(Arc::new(ClusterNetworkPolicy {

@@ -115,11 +115,8 @@ impl Said {
 
 impl Written {
     fn all(&self) -> impl Iterator<Item = Said> {
-        let equal = self.labels.iter().map(|(key, value)| Said {
-            key: key.clone(),
-            operator: Operator::In,
-            values: vec![value.clone()],
-        });
+        let equal =
+            self.labels.iter().map(|(key, value)| Said { key: key.clone(), operator: Operator::In, values: vec![value.clone()] });
         equal.chain(self.expressions.iter().cloned())
     }
 

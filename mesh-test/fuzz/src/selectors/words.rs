@@ -58,10 +58,7 @@ pub(super) fn is_key(text: &str) -> bool {
 fn is_domain(text: &str) -> bool {
     let letter = |c: char| c.is_ascii_digit() || c.is_ascii_lowercase();
     let part = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-            && part.chars().all(|c| letter(c) || c == '-')
+        !part.is_empty() && !part.starts_with('-') && !part.ends_with('-') && part.chars().all(|c| letter(c) || c == '-')
     };
     text.len() <= 253 && text.split('.').all(part)
 }
