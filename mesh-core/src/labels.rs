@@ -96,19 +96,29 @@ impl Selector {
 
     /// Tells whether `labels` satisfy every requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(labels))
+        self.matches_by(|key| labels.get(key))
+    }
+
+    /// Tells whether the labels that `get` finds by their keys satisfy every requirement.
+    pub fn matches_by<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.requirements.iter().all(|requirement| requirement.matches_by(&get))
     }
 }
 
 impl Requirement {
     /// Tells whether `labels` satisfy this requirement; NotIn and DoesNotExist hold for absent keys.
     pub fn matches(&self, labels: &Labels) -> bool {
-        let has = |key: &str, values: &[Arc<str>]| labels.get(key).is_some_and(|value| values.iter().any(|v| **v == *value));
+        self.matches_by(|key| labels.get(key))
+    }
+
+    /// Tells whether the labels that `get` finds by their keys satisfy this requirement.
+    pub fn matches_by<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let has = |key: &str, values: &[Arc<str>]| get(key).is_some_and(|value| values.iter().any(|v| **v == *value));
         match self {
             Requirement::In(key, values) => has(key, values),
             Requirement::NotIn(key, values) => !has(key, values),
-            Requirement::Exists(key) => labels.get(key).is_some(),
-            Requirement::DoesNotExist(key) => labels.get(key).is_none(),
+            Requirement::Exists(key) => get(key).is_some(),
+            Requirement::DoesNotExist(key) => get(key).is_none(),
         }
     }
 }

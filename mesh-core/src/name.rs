@@ -131,6 +131,13 @@ name_type!(
     ObjectName, check_dns_subdomain
 );
 
+impl ObjectName {
+    /// Returns the first of all names, for ranges over ordered tables.
+    pub(crate) fn first() -> ObjectName {
+        ObjectName("0".into())
+    }
+}
+
 /// A node of a cluster of the fleet, written `east/node-1`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -34,7 +34,7 @@ impl fmt::Display for PolicyScope {
 }
 
 /// `networking.k8s.io/v1` NetworkPolicy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NetworkPolicy {
     /// Whose it is.
     pub scope: PolicyScope,
@@ -51,7 +51,7 @@ pub struct NetworkPolicy {
 }
 
 /// One rule of a NetworkPolicy: a peer and a port must match; an empty list restricts nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NetworkPolicyRule {
     /// `from` or `to`.
     pub peers: Vec<NetworkPolicyPeer>,
@@ -60,7 +60,7 @@ pub struct NetworkPolicyRule {
 }
 
 /// A peer of a NetworkPolicy rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NetworkPolicyPeer {
     /// Workloads of any cluster. At least one selector is there; a peer without a known field is [`NetworkPolicyPeer::Nothing`].
     Workloads {
@@ -101,7 +101,7 @@ pub enum PolicyTier {
 }
 
 /// `policy.networking.k8s.io` ClusterNetworkPolicy (v1alpha2, v1beta1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterNetworkPolicy {
     /// Whose it is.
     pub scope: PolicyScope,
@@ -140,7 +140,7 @@ pub enum RuleAction {
 }
 
 /// One rule of a ClusterNetworkPolicy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterRule {
     /// What it does.
     pub action: RuleAction,
@@ -154,7 +154,7 @@ pub struct ClusterRule {
 }
 
 /// A peer of a ClusterNetworkPolicy rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClusterPeer {
     /// `namespaces` or `pods`: workloads of any cluster.
     Workloads(WorkloadMatch),

@@ -353,6 +353,8 @@ pub enum Key {
     NetworkPolicy(PolicyScope, NamespaceName, ObjectName),
     ClusterNetworkPolicy(PolicyScope, ObjectName),
     Lease(ClusterName),
+    /// A domain name, whose addresses [`State::learn`](crate::State::learn) takes: no source tells them.
+    Domain(Arc<str>),
 }
 
 impl Resource {
@@ -381,7 +383,7 @@ impl Resource {
 }
 
 impl Key {
-    /// Returns the cluster whose fact it is; `None` for a fleet policy.
+    /// Returns the cluster whose fact it is; `None` for a fleet policy and a domain name.
     pub fn cluster(&self) -> Option<&ClusterName> {
         match self {
             Key::Grant(cluster)
@@ -398,6 +400,7 @@ impl Key {
                 PolicyScope::Cluster(cluster) => Some(cluster),
                 PolicyScope::Fleet => None,
             },
+            Key::Domain(_) => None,
         }
     }
 }
@@ -408,6 +411,7 @@ impl fmt::Display for Key {
         match self {
             Key::Grant(cluster) => write!(f, "Grant {cluster}"),
             Key::Lease(cluster) => write!(f, "Lease {cluster}"),
+            Key::Domain(name) => write!(f, "Domain {name}"),
             Key::Namespace(cluster, name) => write!(f, "Namespace {cluster}/{name}"),
             Key::Node(id) => write!(f, "Node {id}"),
             Key::NodeLink(id) => write!(f, "NodeLink {id}"),

@@ -193,6 +193,20 @@ impl State {
         change
     }
 
+    /// Takes notice of the addresses that a domain name has now (lower-case, without a final dot), for rules with `domainNames`;
+    /// none: it is not known any more.
+    pub fn learn(&mut self, name: &str, addresses: &[IpAddr]) -> Change {
+        let mut change = Change::default();
+        let before = self.config.domains.remove(name).unwrap_or_default();
+        if before != addresses {
+            change.dirty.insert(Key::Domain(name.into()));
+        }
+        if !addresses.is_empty() {
+            self.config.domains.insert(name.into(), addresses.to_vec());
+        }
+        change
+    }
+
     /// Returns the admitted facts.
     pub fn facts(&self) -> &Facts {
         &self.facts

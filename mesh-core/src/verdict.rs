@@ -176,9 +176,16 @@ impl fmt::Display for Tier {
     }
 }
 
-/// A rule by its number in one compiled policy set; resolved to a [`RuleName`] by that set only.
+/// A rule by its numbers in one compiled policy set; resolved to a [`RuleName`] by that set only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleId(pub u32);
+pub struct RuleId {
+    /// The cluster whose side decided.
+    pub cluster: u32,
+    /// The rule set of the subject.
+    pub ruleset: u32,
+    /// The rule in it.
+    pub rule: u32,
+}
 
 /// A rule by name: `<cluster>/<Kind>/[<ns>/]<name>/<ingress|egress>[i]`.
 ///

@@ -2,24 +2,24 @@
 //!
 //! ```
 //! use mesh_core::{Settings, State, StateConfig, Trust};
-//! use mesh_policy::{PolicySet, check};
+//! use mesh_policy::check::Checker;
 //!
 //! let config = StateConfig { fleet: "".into(), trust: Trust::Open, settings: Settings::default(), domains: Default::default() };
 //! let state = State::new(config);
-//! let set = PolicySet::compile(&state);
-//! let answer = check::check_line(&state, &set, r#"{"id": 1, "from": "192.0.2.1", "to": "192.0.2.2", "port": 80}"#);
+//! let mut checker = Checker::new(&state);
+//! let answer = checker.answer_line(r#"{"id": 1, "from": "192.0.2.1", "to": "192.0.2.2", "port": 80}"#);
 //! assert!(answer.expect("a good question").is_allow());
 //! ```
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use mesh_core::{Direction, FiveTuple, Located, NodeId, RuleName, State, Tier, Verdict, Workload};
+use mesh_core::{Change, Direction, FiveTuple, Located, NodeId, RuleName, State, Tier, Verdict, Workload, WorkloadId};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::compile::{Claim, Owner};
-use crate::{End, PolicySet};
+use crate::{Compiler, End, Known, NodeHandle, PolicySet, ProfileHandle};
 
 mod query;
 
@@ -94,38 +94,78 @@ impl Side {
     }
 }
 
-/// Reads and answers one line.
-pub fn check_line(state: &State, set: &PolicySet, line: &str) -> Result<Answer, QueryError> {
-    answer(state, set, &Query::parse(line)?)
+/// Answers questions about one state.
+#[derive(Debug)]
+pub struct Checker<'a> {
+    state: &'a State,
+    compiler: Compiler,
 }
 
-/// Answers `query`; `set` is compiled from `state`.
-///
-/// Where an address of the query is not its named owner's (a translated address, an address that two pods claim), the policy is
-/// compiled anew with the query's word for whose it is: rules about addresses see the address, rules about workloads the owner.
-pub fn answer(state: &State, set: &PolicySet, query: &Query) -> Result<Answer, QueryError> {
-    let error = |error: String| QueryError { id: query.id.clone(), error };
-    let from = Named::new(state, &query.from).map_err(error)?;
-    let to = Named::new(state, &query.to).map_err(error)?;
-    let (source, destination) = addresses(from.addresses(query.src_ip), &to.addresses(query.dst_ip))
-        .ok_or_else(|| error(format!("{} and {} have no addresses of one family", query.from, query.to)))?;
-    let tuple = FiveTuple { source, destination, protocol: query.protocol, source_port: 0, destination_port: query.port };
-    let claims: Vec<Claim> = [(from, source), (to, destination)]
-        .into_iter()
-        .filter_map(|(named, address)| Some(Claim { address, owner: named.owner(set, address)? }))
-        .collect();
-    if claims.is_empty() {
-        return Ok(decide(set, tuple, query));
+impl<'a> Checker<'a> {
+    /// Compiles the policies of `state`.
+    pub fn new(state: &'a State) -> Checker<'a> {
+        let mut compiler = Compiler::new();
+        compiler.update(state, &Change::default());
+        Checker { state, compiler }
     }
-    Ok(decide(&crate::compile::compile(state, &claims), tuple, query))
+
+    /// Returns the compiled policies.
+    pub fn policy(&self) -> &Arc<PolicySet> {
+        self.compiler.current()
+    }
+
+    /// Reads and answers one line.
+    pub fn answer_line(&mut self, line: &str) -> Result<Answer, QueryError> {
+        self.answer(&Query::parse(line)?)
+    }
+
+    /// Answers `query`.
+    ///
+    /// Where an address of the query is not its named owner's (a translated address, an address that two pods claim), the
+    /// query's word counts for whose it is: rules about addresses see the address, rules about workloads the owner.
+    pub fn answer(&mut self, query: &Query) -> Result<Answer, QueryError> {
+        let error = |error: String| QueryError { id: query.id.clone(), error };
+        let from = Named::new(self.state, &query.from).map_err(error)?;
+        let to = Named::new(self.state, &query.to).map_err(error)?;
+        let (source, destination) = addresses(from.addresses(query.src_ip), &to.addresses(query.dst_ip))
+            .ok_or_else(|| error(format!("{} and {} have no addresses of one family", query.from, query.to)))?;
+        let tuple = FiveTuple { source, destination, protocol: query.protocol, source_port: 0, destination_port: query.port };
+        let (source, destination) = (self.known(&from, source, 0), self.known(&to, destination, 1));
+        let mut set = self.policy().clone();
+        for (end, address) in [(&source, tuple.source), (&destination, tuple.destination)] {
+            if let (Known { end: End::Node(NodeHandle(node)), .. }, true) = end {
+                let set = Arc::make_mut(&mut set);
+                Arc::make_mut(&mut set.ends.node_addresses).insert((*node, address));
+            }
+        }
+        let flow = set.flow_between(&tuple, source.0, destination.0);
+        let [egress, ingress] =
+            [Direction::Egress, Direction::Ingress].map(|direction| Side::new(set.named(set.decide(&flow, direction))));
+        let verdict = Word::of(egress.reason.is_allow() && ingress.reason.is_allow());
+        Ok(Answer { id: query.id.clone(), verdict, egress, ingress, tuple })
+    }
+
+    /// Returns who is at `address` by the query's word, and whether only by that.
+    fn known(&mut self, named: &Named<'_>, address: IpAddr, beyond: u32) -> (Known, bool) {
+        let set = self.compiler.current();
+        match named.owner(set, address) {
+            None => (set.known(address), false),
+            Some(Owner::Pending) => (Known { end: End::Pending, profile: ProfileHandle::NOWHERE }, true),
+            Some(Owner::Node(node)) => (self.compiler.assume_node(&node, address), true),
+            Some(Owner::Workload(id)) => match self.compiler.assume_workload(&id, address, beyond) {
+                Some(known) => (known, true),
+                None => (self.compiler.current().known(address), false),
+            },
+        }
+    }
 }
 
-fn decide(set: &PolicySet, tuple: FiveTuple, query: &Query) -> Answer {
-    let flow = set.flow(&tuple);
-    let [egress, ingress] =
-        [Direction::Egress, Direction::Ingress].map(|direction| Side::new(set.named(set.decide(&flow, direction))));
-    let verdict = Word::of(egress.reason.is_allow() && ingress.reason.is_allow());
-    Answer { id: query.id.clone(), verdict, egress, ingress, tuple }
+/// Whose an address is by the query's word.
+enum Owner {
+    Workload(WorkloadId),
+    Node(NodeId),
+    /// Somebody without an identity.
+    Pending,
 }
 
 /// Returns the answer as one line for a person, such as

@@ -5,9 +5,9 @@
 //!           │                 (linear scans, the yardstick)      ├──> Verdict: allow or deny, and why
 //!           └─ Change ─> Compiler ─> PolicySet ─> flow, decide ──┘    (side, tier, policy, rule, or which default)
 //!                                     ▲
-//!       address ─> end, class ────────┤  ends that no rule tells apart are one class,
-//!       protocol, port ─> interval ───┤  ports that no rule tells apart one interval,
-//!       subject ─> rule set ──────────┘  subjects with the same rules one rule set
+//!       address ─> end, profile ──────┤  what rules see of an end: identity, named ports, networks
+//!       profile ─> class, rule sets ──┤  peers that no rule tells apart are one class, subjects with the same rules have one
+//!       rule set, class ─> row ───────┘  rule set; a row has one verdict for each interval of ports that its rules name
 //! ```
 //!
 //! A connection is decided twice: on the source's side by the egress policies of its cluster, on the destination's side by the
@@ -71,21 +71,21 @@
 //! | rule | what | yardstick (`naive`) | compiled | test |
 //! | --- | --- | --- | --- | --- |
 //! | 1 | egress and ingress side, each decided by its own cluster | `decide` | [`PolicySet::decide`] | `without_policies_…`, `check::an_answer_names_both_sides_…` |
-//! | 2 | Admin, NetworkPolicy, Baseline, default; Pass; priority, then name | `Side::cluster_tier` | `compile/rulebook`, `compile/rows` | `rule_2_…` |
-//! | 3 | NetworkPolicy is final for its direction, Baseline for each direction | `Side::network_policies` | `Selection::network` | `rule_3_…` |
-//! | 4 | scopes, fleet policies, namespace sameness | `matching`: `is_subject_of`, `is_peer` | `compile/selection`, `compile/peers` | `rule_4_…` |
-//! | 4 | the default between clusters, exports as consent | `Side::no_tier`, `exports` | `PolicySet::no_tier`, `Compilation::exported` | `rule_4_joining_…`, `rule_4_an_export_…`, `rule_4_the_default_…` |
-//! | 5 | ipBlock and networks match workloads too; except is no deny | `is_in_networks` | `Peers::regions` | `rule_5_…` |
-//! | 6 | host-network pods are their node | `State::locate` | `Compilation::ends` | `rule_6_…` |
+//! | 2 | Admin, NetworkPolicy, Baseline, default; Pass; priority, then name | `Side::cluster_tier` | `book`, `compiler/rows` | `rule_2_…` |
+//! | 3 | NetworkPolicy is final for its direction, Baseline for each direction | `Side::network_policies` | `compiler/rulesets`: `Selection` | `rule_3_…` |
+//! | 4 | scopes, fleet policies, namespace sameness | `matching`: `is_subject_of`, `is_peer` | `compiler/rulesets`, `peers` | `rule_4_…` |
+//! | 4 | the default between clusters, exports as consent | `Side::no_tier`, `exports` | `PolicySet::no_tier`, `compiler/exports` | `rule_4_joining_…`, `rule_4_an_export_…`, `rule_4_the_default_…` |
+//! | 5 | ipBlock and networks match workloads too; except is no deny | `is_in_networks` | `compiler/regions` | `rule_5_…` |
+//! | 6 | host-network pods are their node | `State::locate` | `compiler/workloads` | `rule_6_…` |
 //! | 7 | absent keys, `{}` and missing selectors | `mesh_core::Selector` | the same | `rule_7_…` |
 //! | 8 | missing policyTypes | read from the manifest: mesh-core | | mesh-core |
-//! | 9 | empty lists, endPort, named ports | `matches_rule`, `is_port` | `Applying::spans` | `rule_9_…` |
+//! | 9 | empty lists, endPort, named ports | `matches_rule`, `is_port` | `compiler/rows`: `spans` | `rule_9_…` |
 //! | 10 | a workload and itself | `decide` | [`PolicySet::decide`] | `rule_10_a_workload_…` |
 //! | 10 | the own node | `is_own_node_allowed` | the same name in `set` | `rule_10_the_own_node_…`, `nodes_of_two_clusters_…` |
-//! | 11 | peers of ClusterNetworkPolicy; nodes, domain names | `is_node_address`, `is_domain_address` | `Peers::regions` | `rule_11_…` |
-//! | 12 | what is not understood fails closed | `rules::fails_closed` | `Rulebook::add_cluster_rules` | `rule_12_…` |
+//! | 11 | peers of ClusterNetworkPolicy; nodes, domain names | `is_node_address`, `is_domain_address` | `compiler/regions` | `rule_11_…` |
+//! | 12 | what is not understood fails closed | `rules::fails_closed` | `book`: `cluster_rule` | `rule_12_…` |
 //! | 13 | external and identity-pending | `decide` | `Ends::get` | `rule_13_…` |
-//! | 14 | protocols without ports | `is_port` | `rows::key` | `rule_14_…` |
+//! | 14 | protocols without ports | `is_port` | `set/ruleset`: `key` | `rule_14_…` |
 //! | 14 | translated addresses, fragments, ICMP errors, multicast | the data plane, before it asks | | mesh-dataplane |
 //!
 //! Readings, where the text leaves a choice:
@@ -100,18 +100,20 @@
 //! - In the offline check, an address that is not its named owner's is matched as the address it is, for the owner's side; a
 //!   workload that reaches itself by such an address is policed like any other peer.
 
+mod book;
 pub mod check;
-mod compile;
 mod compiler;
 pub mod explain;
 mod exports;
-mod fingerprint;
 pub mod lint;
 pub mod naive;
-mod rows;
+mod peers;
 mod rules;
 mod set;
+mod store;
 mod words;
 
 pub use self::compiler::Compiler;
-pub use self::set::{End, Flow, NodeHandle, PolicySet, WorkloadHandle, WorkloadInfo};
+pub use self::set::{
+    End, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, WorkloadHandle, WorkloadInfo,
+};

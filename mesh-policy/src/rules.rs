@@ -33,12 +33,19 @@ pub(crate) fn domain_matches(pattern: &str, name: &str) -> bool {
 /// Nodes of several clusters may have the same underlay address, and it is then an address of each. Inside a cluster's granted
 /// prefixes nobody else's word counts, and a workload's address is no node's.
 pub(crate) fn node_has_address(state: &State, node: &NodeId, address: IpAddr) -> bool {
+    matches!(state.locate(address), Located::Node(_)) && node_addresses(state, node).contains(&address)
+}
+
+/// Returns the addresses that `node` claims and that are believed, some of which may be workloads' for all that.
+pub(crate) fn node_addresses(state: &State, node: &NodeId) -> Vec<IpAddr> {
     let facts = state.facts();
-    let claims = facts.nodes.get(node).is_some_and(|node| node.addresses.contains(&address))
-        || facts.links.get(node).is_some_and(|link| link.overlay.contains(&address));
-    let mut owners = facts.grants.values().filter(|grant| grant.covers(Prefix::host(address))).peekable();
-    let believed = owners.peek().is_none() || owners.any(|grant| grant.cluster == node.cluster);
-    claims && believed && matches!(state.locate(address), Located::Node(_))
+    let own = facts.nodes.get(node).into_iter().flat_map(|node| &node.addresses);
+    let claimed = own.chain(facts.links.get(node).into_iter().flat_map(|link| &link.overlay)).copied();
+    let is_believed = |address: &IpAddr| {
+        let mut owners = facts.grants.values().filter(|grant| grant.covers(Prefix::host(*address))).peekable();
+        owners.peek().is_none() || owners.any(|grant| grant.cluster == node.cluster)
+    };
+    claimed.filter(is_believed).collect()
 }
 
 #[cfg(test)]

@@ -1,16 +1,24 @@
 //! The compiled policy: both ends of a connection looked up once, then a verdict for each side.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use hashbrown::{HashMap, HashSet};
-use mesh_core::settings::DomainAddresses;
+use hashbrown::HashSet;
 use mesh_core::{
-    CrossClusterDefault, Direction, FiveTuple, IdentityName, NodeId, PrefixMap, Protocol, Reason, RuleId, RuleName, Settings,
-    State, StateConfig, Trust, Verdict, WorkloadId,
+    ClusterName, CrossClusterDefault, Direction, FiveTuple, IdentityName, NodeId, Protocol, Reason, RuleId, RuleName, Settings,
+    State, Verdict, WorkloadId,
 };
 
-use crate::rows::Rows;
+use self::ruleset::{Outcome, Ruleset};
+use crate::Compiler;
+use crate::store::{Pages, Ranges, Shards};
+
+pub(crate) mod ruleset;
+mod view;
+
+pub use self::view::{Interval, Profile, Protocols};
 
 /// A workload of one [`PolicySet`]; it means nothing to another set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +27,13 @@ pub struct WorkloadHandle(pub u32);
 /// A node of one [`PolicySet`]; it means nothing to another set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeHandle(pub u32);
+
+/// A profile of one [`PolicySet`]: what rules see of an end, apart from whose it is. It means nothing to another set.
+///
+/// Workloads with the same identity and named ports share a profile where they are in the same networks of rules; so do nodes,
+/// and so do all outside addresses of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProfileHandle(pub u32);
 
 /// What a set knows of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,13 +48,22 @@ pub enum End {
     External,
 }
 
+/// Who is behind an address, and what rules see there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Known {
+    /// Who is there.
+    pub end: End,
+    /// What rules see.
+    pub profile: ProfileHandle,
+}
+
 /// A connection with both its ends looked up in one [`PolicySet`]; it means nothing to another set.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     tuple: FiveTuple,
     source: Known,
     destination: Known,
-    /// The place of protocol and destination port in a row.
+    /// The place of protocol and destination port among the steps of a row.
     key: u32,
 }
 
@@ -73,75 +97,124 @@ pub struct WorkloadInfo<'a> {
 
 /// All policies of the fleet that can matter here, compiled: immutable, shared behind an `Arc`.
 ///
-/// Ends fall into classes that no rule tells apart, ports into intervals; a verdict is one look-up of (rule set of the subject,
-/// class of the peer) and one search among the intervals that its rules name. Neither depends on the number of policies.
-#[derive(Clone, Debug)]
+/// Ends fall into classes that no rule tells apart, ports into intervals. A verdict is the subject's rule set, there the row of
+/// the peer's class, and in it one search among the intervals that the rules name: the number of policies does not matter.
+/// A set and the one compiled after it share everything that did not change.
+#[derive(Clone)]
 pub struct PolicySet {
     pub(crate) settings: (Settings, CrossClusterDefault),
-    pub(crate) workloads: Vec<WorkloadEntry>,
-    /// By workload, as `workloads`: what the hot path needs, and no more.
-    pub(crate) policed: Vec<Policed>,
     pub(crate) ends: Ends,
-    pub(crate) rulesets: Vec<Ruleset>,
-    /// The rows of the classes that do not have their rule set's usual one.
-    pub(crate) cells: Cells,
-    pub(crate) rows: Rows,
-    pub(crate) rules: Vec<RuleName>,
-    pub(crate) exported: HashSet<Exported, RandomState>,
+    pub(crate) profiles: Pages<ProfileEntry>,
+    /// By profile and direction: each used by many profiles.
+    pub(crate) rulesets: Pages<Ruleset>,
+    pub(crate) workloads: Pages<Option<Arc<WorkloadEntry>>>,
+    pub(crate) identities: Pages<Option<IdentityName>>,
+    pub(crate) clusters: Pages<Option<ClusterName>>,
+    /// The namespaces of the services behind which a backend's port is exported.
+    pub(crate) exported: Shards<Backend, Arc<[u32]>>,
+    /// The namespaces, by the numbers of `exported`, that exist in each cluster: their services can be imported there.
+    pub(crate) importable: Shards<(u32, u32), ()>,
     pub(crate) fingerprint: u64,
 }
 
-pub(crate) type Cells = HashMap<(u32, u32), u32, RandomState>;
+/// What policing the ends of a profile needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ProfileEntry {
+    /// As peers: their class.
+    pub(crate) class: u32,
+    /// As subjects: their rule sets, [ingress, egress]. Only workloads have them.
+    pub(crate) rulesets: [u32; 2],
+    /// The cluster of workloads.
+    pub(crate) cluster: u32,
+    pub(crate) is_workload: bool,
+}
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Debug)]
 pub(crate) struct WorkloadEntry {
     pub(crate) id: WorkloadId,
-    pub(crate) identity: IdentityName,
-    pub(crate) node: Option<NodeId>,
-}
-
-/// What policing a workload needs.
-#[derive(Clone, Copy, Debug, Hash)]
-pub(crate) struct Policed {
-    pub(crate) cluster: u32,
-    /// Its own node, where that has addresses.
+    pub(crate) identity: u32,
+    pub(crate) ports: u32,
     pub(crate) node: Option<u32>,
-    /// Its rule sets, [ingress, egress].
-    pub(crate) rulesets: [u32; 2],
+    pub(crate) addresses: Addresses,
 }
 
-/// The rules that apply to some subjects in one direction.
-#[derive(Clone, Copy, Debug, Hash)]
-pub(crate) struct Ruleset {
-    /// The row of every class without a cell.
-    pub(crate) usual: u32,
+/// A workload's addresses: mostly one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    One([IpAddr; 1]),
+    Many(Box<[IpAddr]>),
 }
 
-/// Who is behind an address, and the class that rules see there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Known {
-    pub(crate) end: End,
-    pub(crate) class: u32,
+impl Addresses {
+    pub(crate) fn new(addresses: &[IpAddr]) -> Addresses {
+        match addresses {
+            [one] => Addresses::One([*one]),
+            many => Addresses::Many(many.into()),
+        }
+    }
+
+    pub(crate) fn list(&self) -> &[IpAddr] {
+        match self {
+            Addresses::One(one) => one,
+            Addresses::Many(many) => many,
+        }
+    }
 }
 
 /// Who is behind every address.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ends {
-    /// The addresses of workloads and nodes.
-    pub(crate) known: HashMap<IpAddr, Known, RandomState>,
+    v4: Shards<u32, Packed>,
+    v6: Shards<u128, Packed>,
     /// Where an address that is not known is pending.
-    pub(crate) pending: PrefixMap<()>,
-    /// The classes of all other addresses; class 0 outside.
-    pub(crate) regions: PrefixMap<u32>,
-    pub(crate) nodes: Vec<NodeId>,
+    pub(crate) pending: Arc<Ranges<()>>,
+    /// The profiles of all other addresses.
+    pub(crate) regions: Arc<Ranges<ProfileHandle>>,
+    pub(crate) nodes: Pages<Option<NodeId>>,
     /// Every address of every node: two nodes may claim one, and each is own node to its workloads.
-    pub(crate) node_addresses: HashSet<(u32, IpAddr), RandomState>,
+    pub(crate) node_addresses: Arc<HashSet<(u32, IpAddr), RandomState>>,
 }
 
-/// A backend's port that a cluster may reach because it is exported to it.
+/// A [`Known`] in eight bytes.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// Two bits of kind, then the handle.
+    end: u32,
+    profile: u32,
+}
+
+const HANDLE_BITS: u32 = 30;
+
+impl Packed {
+    fn new(known: Known) -> Packed {
+        let (kind, handle) = match known.end {
+            End::Workload(WorkloadHandle(handle)) => (0, handle),
+            End::Node(NodeHandle(handle)) => (1, handle),
+            End::Pending => (2, 0),
+            End::External => (3, 0),
+        };
+        assert!(handle < 1 << HANDLE_BITS, "fewer workloads than 30 bits count");
+        Packed { end: kind << HANDLE_BITS | handle, profile: known.profile.0 }
+    }
+
+    #[inline]
+    fn known(self) -> Known {
+        let handle = self.end & ((1 << HANDLE_BITS) - 1);
+        let end = match self.end >> HANDLE_BITS {
+            0 => End::Workload(WorkloadHandle(handle)),
+            1 => End::Node(NodeHandle(handle)),
+            2 => End::Pending,
+            _ => End::External,
+        };
+        Known { end, profile: ProfileHandle(self.profile) }
+    }
+}
+
+/// A port at an address that a cluster exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Exported {
-    pub(crate) client: u32,
+pub(crate) struct Backend {
+    /// The exporting cluster, which must be that of the workload behind the address.
+    pub(crate) cluster: u32,
     pub(crate) address: IpAddr,
     pub(crate) protocol: Protocol,
     pub(crate) port: u16,
@@ -150,82 +223,106 @@ pub(crate) struct Exported {
 impl PolicySet {
     /// Compiles the policies of `state` from scratch.
     pub fn compile(state: &State) -> PolicySet {
-        crate::compile::compile(state, &[])
+        let mut compiler = Compiler::new();
+        compiler.update(state, &mesh_core::Change::default());
+        compiler.into_current()
     }
 
     /// Looks up both ends of `tuple`, the connection after service translation.
     pub fn flow(&self, tuple: &FiveTuple) -> Flow {
-        Flow {
-            tuple: *tuple,
-            source: self.ends.get(tuple.source),
-            destination: self.ends.get(tuple.destination),
-            key: crate::rows::key(tuple.protocol, tuple.destination_port),
-        }
+        self.flow_between(tuple, self.ends.get(tuple.source), self.ends.get(tuple.destination))
+    }
+
+    /// Makes the flow of `tuple` between two ends that the caller knows.
+    pub(crate) fn flow_between(&self, tuple: &FiveTuple, source: Known, destination: Known) -> Flow {
+        Flow { tuple: *tuple, source, destination, key: ruleset::key(tuple.protocol, tuple.destination_port) }
     }
 
     /// Decides one side of `flow`, which must be of this set. Never allocates.
+    #[inline]
     pub fn decide(&self, flow: &Flow, direction: Direction) -> Verdict<RuleId> {
         if flow.source.end == End::Pending || flow.destination.end == End::Pending {
             return Verdict::Deny(Reason::IdentityPending);
         }
-        let (own, peer, peer_address) = match direction {
-            Direction::Ingress => (flow.destination, flow.source, flow.tuple.source),
-            Direction::Egress => (flow.source, flow.destination, flow.tuple.destination),
+        let (own, peer) = match direction {
+            Direction::Ingress => (flow.destination, flow.source),
+            Direction::Egress => (flow.source, flow.destination),
         };
-        let End::Workload(subject) = own.end else { return Verdict::Allow(Reason::NotPoliced) };
+        let End::Workload(_) = own.end else { return Verdict::Allow(Reason::NotPoliced) };
         if own.end == peer.end {
             return Verdict::Allow(Reason::OwnAddress);
         }
-        let subject = &self.policed[subject.0 as usize];
-        let ruleset = subject.rulesets[side(direction)];
-        let cell = self.cells.get(&(ruleset, peer.class));
-        let row = cell.copied().unwrap_or_else(|| self.rulesets[ruleset as usize].usual);
-        match self.rows.verdict(row, flow.key) {
-            Verdict::Deny(Reason::Isolated) if self.is_own_node_allowed(subject, &peer, peer_address, direction) => {
-                Verdict::Allow(Reason::OwnNode)
-            }
-            Verdict::Allow(Reason::Default) => self.no_tier(subject, &peer, flow, direction),
-            verdict => verdict,
+        let subject = self.entry(own.profile);
+        let class = self.entry(peer.profile).class;
+        let number = subject.rulesets[side(direction)];
+        let ruleset = self.rulesets.get(number).expect("a profile's rule set is in its set");
+        let id = |rule| RuleId { cluster: subject.cluster, ruleset: number, rule };
+        match ruleset.outcome(class, flow.key) {
+            Outcome::AdminAllow(rule) => Verdict::Allow(Reason::Admin(id(rule))),
+            Outcome::AdminDeny(rule) => Verdict::Deny(Reason::Admin(id(rule))),
+            Outcome::NetworkAllow(rule) => Verdict::Allow(Reason::NetworkPolicy(id(rule))),
+            Outcome::BaselineAllow(rule) => Verdict::Allow(Reason::Baseline(id(rule))),
+            Outcome::BaselineDeny(rule) => Verdict::Deny(Reason::Baseline(id(rule))),
+            Outcome::Isolated if self.is_own_node_allowed(own, peer, (flow, direction)) => Verdict::Allow(Reason::OwnNode),
+            Outcome::Isolated => Verdict::Deny(Reason::Isolated),
+            Outcome::Undecided => self.no_tier(flow),
         }
     }
 
-    fn is_own_node_allowed(&self, subject: &Policed, peer: &Known, address: IpAddr, direction: Direction) -> bool {
+    #[inline]
+    fn entry(&self, handle: ProfileHandle) -> &ProfileEntry {
+        self.profiles.get(handle.0).expect("a flow's profile is in its set")
+    }
+
+    /// Rule 10: the workload's own node, by any of the node's addresses.
+    #[inline(never)]
+    fn is_own_node_allowed(&self, own: Known, peer: Known, (flow, direction): (&Flow, Direction)) -> bool {
         let settings = &self.settings.0;
-        let allowed = match direction {
-            Direction::Ingress => settings.own_node_ingress_allowed,
-            Direction::Egress => settings.own_node_egress_allowed,
+        let (allowed, address) = match direction {
+            Direction::Ingress => (settings.own_node_ingress_allowed, flow.tuple.source),
+            Direction::Egress => (settings.own_node_egress_allowed, flow.tuple.destination),
         };
-        let Some(node) = subject.node else { return false };
-        allowed && matches!(peer.end, End::Node(_)) && self.ends.node_addresses.contains(&(node, address))
+        if !allowed || !matches!(peer.end, End::Node(_)) {
+            return false;
+        }
+        let node = self.workload_entry(own.end).and_then(|entry| entry.node);
+        node.is_some_and(|node| self.ends.node_addresses.contains(&(node, address)))
     }
 
     /// Where no tier decides, the fleet's default holds between workloads of different clusters.
-    fn no_tier(&self, subject: &Policed, peer: &Known, flow: &Flow, direction: Direction) -> Verdict<RuleId> {
-        let End::Workload(peer) = peer.end else { return Verdict::Allow(Reason::Default) };
-        let peer = &self.policed[peer.0 as usize];
-        if peer.cluster == subject.cluster {
+    #[inline(never)]
+    fn no_tier(&self, flow: &Flow) -> Verdict<RuleId> {
+        let (End::Workload(_), End::Workload(_)) = (flow.source.end, flow.destination.end) else {
+            return Verdict::Allow(Reason::Default);
+        };
+        let (client, server) = (self.entry(flow.source.profile).cluster, self.entry(flow.destination.profile).cluster);
+        if client == server {
             return Verdict::Allow(Reason::Default);
         }
-        let client = match direction {
-            Direction::Ingress => peer.cluster,
-            Direction::Egress => subject.cluster,
-        };
         let allowed = match self.settings.1 {
             CrossClusterDefault::Allow => true,
             CrossClusterDefault::Deny => false,
-            CrossClusterDefault::Exports => self.exported.contains(&Exported {
-                client,
-                address: flow.tuple.destination,
-                protocol: flow.tuple.protocol,
-                port: flow.tuple.destination_port,
-            }),
+            CrossClusterDefault::Exports => self.is_exported(flow, client, server),
         };
         if allowed { Verdict::Allow(Reason::FleetDefault) } else { Verdict::Deny(Reason::NotExported) }
     }
 
+    fn is_exported(&self, flow: &Flow, client: u32, server: u32) -> bool {
+        let FiveTuple { destination: address, protocol, destination_port: port, .. } = flow.tuple;
+        let namespaces = self.exported.get(&Backend { cluster: server, address, protocol, port });
+        namespaces
+            .is_some_and(|namespaces| namespaces.iter().any(|namespace| self.importable.get(&(client, *namespace)).is_some()))
+    }
+
     /// Replaces a rule's number by its name; `verdict` must be of this set.
     pub fn named(&self, verdict: Verdict<RuleId>) -> Verdict<RuleName> {
-        verdict.map(|rule| self.rules[rule.0 as usize].clone())
+        verdict.map(|id| self.rule_name(id))
+    }
+
+    fn rule_name(&self, id: RuleId) -> RuleName {
+        let cluster = self.clusters.get(id.cluster).and_then(Option::as_ref).expect("a verdict's cluster is in its set");
+        let ruleset = self.rulesets.get(id.ruleset).expect("a verdict's rule set is in its set");
+        ruleset.name(id.rule, cluster)
     }
 
     /// Returns what is known of `address`.
@@ -235,36 +332,73 @@ impl PolicySet {
 
     /// Returns what is known of a workload end; `end` must be of this set.
     pub fn workload(&self, end: End) -> Option<WorkloadInfo<'_>> {
+        let entry = self.workload_entry(end)?;
+        let identity = (*self.identities.get(entry.identity)?)?;
+        Some(WorkloadInfo { id: &entry.id, identity, node: entry.node.and_then(|node| self.node(End::Node(NodeHandle(node)))) })
+    }
+
+    fn workload_entry(&self, end: End) -> Option<&Arc<WorkloadEntry>> {
         let End::Workload(handle) = end else { return None };
-        let entry = self.workloads.get(handle.0 as usize)?;
-        Some(WorkloadInfo { id: &entry.id, identity: entry.identity, node: entry.node.as_ref() })
+        self.workloads.get(handle.0)?.as_ref()
     }
 
     /// Returns the node of a node end; `end` must be of this set.
     pub fn node(&self, end: End) -> Option<&NodeId> {
         let End::Node(handle) = end else { return None };
-        self.ends.nodes.get(handle.0 as usize)
+        self.ends.nodes.get(handle.0)?.as_ref()
     }
 
-    /// Returns a hash of the content: equal sets have equal fingerprints, in every process of this version.
+    /// Returns a hash of what the set was compiled from: equal facts give equal fingerprints, in every process of this version
+    /// and whatever the order in which they came.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 }
 
 impl Ends {
-    fn get(&self, address: IpAddr) -> Known {
-        if let Some(known) = self.known.get(&address) {
-            return *known;
+    /// Returns who is behind `address`.
+    #[inline]
+    pub(crate) fn get(&self, address: IpAddr) -> Known {
+        if let Some(known) = self.claimed(address) {
+            return known;
         }
-        if !self.pending.is_empty() && self.pending.lookup(address).is_some() {
-            return Known { end: End::Pending, class: 0 };
+        if self.pending.lookup(address).is_some() {
+            return Known { end: End::Pending, profile: ProfileHandle(0) };
         }
-        Known { end: End::External, class: self.regions.lookup(address).map_or(0, |(_, class)| *class) }
+        let profile = self.regions.lookup(address).copied().unwrap_or(ProfileHandle(0));
+        Known { end: End::External, profile }
+    }
+
+    /// Returns whose address it is, of those that somebody claims.
+    #[inline]
+    pub(crate) fn claimed(&self, address: IpAddr) -> Option<Known> {
+        let packed = match address {
+            IpAddr::V4(address) => self.v4.get(&address.to_bits()),
+            IpAddr::V6(address) => self.v6.get(&address.to_bits()),
+        };
+        packed.map(|packed| packed.known())
+    }
+
+    /// Sets whose address it is; returns whose it was.
+    pub(crate) fn set(&mut self, address: IpAddr, known: Option<Known>) -> Option<Known> {
+        let before = match (address, known.map(Packed::new)) {
+            (IpAddr::V4(address), Some(packed)) => self.v4.insert(address.to_bits(), packed),
+            (IpAddr::V4(address), None) => self.v4.remove(&address.to_bits()),
+            (IpAddr::V6(address), Some(packed)) => self.v6.insert(address.to_bits(), packed),
+            (IpAddr::V6(address), None) => self.v6.remove(&address.to_bits()),
+        };
+        before.map(Packed::known)
+    }
+
+    /// Returns every address that somebody claims, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Known)> {
+        let v4 = self.v4.iter().map(|(address, packed)| (IpAddr::V4((*address).into()), packed.known()));
+        v4.chain(self.v6.iter().map(|(address, packed)| (IpAddr::V6((*address).into()), packed.known())))
     }
 }
 
 /// Returns the index of a direction in `[ingress, egress]`.
+#[inline]
 pub(crate) fn side(direction: Direction) -> usize {
     match direction {
         Direction::Ingress => 0,
@@ -275,11 +409,25 @@ pub(crate) fn side(direction: Direction) -> usize {
 impl Default for PolicySet {
     /// Makes the set of an empty state, in which nothing is policed.
     fn default() -> PolicySet {
-        PolicySet::compile(&State::new(StateConfig {
-            fleet: "".into(),
-            trust: Trust::Open,
-            settings: Settings::default(),
-            domains: DomainAddresses::default(),
-        }))
+        let mut profiles = Pages::default();
+        profiles.set(0, ProfileEntry::default());
+        PolicySet {
+            settings: (Settings::default(), CrossClusterDefault::Allow),
+            ends: Ends::default(),
+            profiles,
+            rulesets: Pages::default(),
+            workloads: Pages::default(),
+            identities: Pages::default(),
+            clusters: Pages::default(),
+            exported: Shards::default(),
+            importable: Shards::default(),
+            fingerprint: 0,
+        }
+    }
+}
+
+impl fmt::Debug for PolicySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicySet").field("fingerprint", &format_args!("{:016x}", self.fingerprint)).finish_non_exhaustive()
     }
 }

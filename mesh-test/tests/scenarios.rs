@@ -8,7 +8,7 @@ use domain::base::{Message, MessageBuilder, Name, ParsedName, RecordData};
 use domain::rdata::AllRecordData;
 use mesh_core::{ClusterName, Direction, FiveTuple, RuleName, SourceId, State, Time, Verdict};
 use mesh_discovery::{DnsChecker, Reply, Resolver, ResolverConfig, Transport, Zone, ZoneConfig};
-use mesh_policy::check::{Party, check_line};
+use mesh_policy::check::{Checker, Party};
 use mesh_policy::{Compiler, PolicySet, naive};
 use mesh_test::expand::{EXPANDERS, play};
 use mesh_test::probe::{DnsProbe, PolicyProbe};
@@ -176,9 +176,9 @@ fn offline_checkers() {
         if scenario.ignored.is_some_and(|ignored| ignored != checked.ignored) {
             fail(format!("{} objects were ignored", checked.ignored));
         }
-        let (state, set) = (&checked.state, PolicySet::compile(&checked.state));
+        let (state, mut checker) = (&checked.state, Checker::new(&checked.state));
         let mut names = DnsChecker::new(state, ZoneConfig::default()).with_clusters(checked.clusters.iter().cloned());
-        let policy = |line: &str| match check_line(state, &set, line) {
+        let mut policy = |line: &str| match checker.answer_line(line) {
             Ok(answer) => serde_json::to_value(answer).expect("plain data"),
             Err(error) => serde_json::to_value(error).expect("plain data"),
         };

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use mesh_core::manifest::Checked;
 use mesh_discovery::{DnsAnswer, DnsChecker, DnsOutcome, ZoneConfig};
-use mesh_policy::PolicySet;
-use mesh_policy::check::Word;
+use mesh_policy::check::{Checker, Word};
 
 /// What is checked.
 #[derive(Args, Clone, Debug)]
@@ -105,8 +104,9 @@ fn answer_all(mut queries: Box<dyn BufRead>, jsonl: bool, mut answer: impl FnMut
 /// `meshctl policy check`.
 pub fn policy(args: &CheckArgs) -> u8 {
     run(args, |checked| {
-        let set = PolicySet::compile(&checked.state);
-        move |line| match mesh_policy::check::check_line(&checked.state, &set, line) {
+        let state = Box::leak(Box::new(checked.state));
+        let mut checker = Checker::new(state);
+        move |line| match checker.answer_line(line) {
             Ok(answer) => Answer { json: to_json(&answer), text: policy_text(&answer), understood: true },
             Err(error) => Answer { json: to_json(&error), text: format!("{}: error: {error}", error.id), understood: false },
         }

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::merge::Merged;
-use crate::{ClusterName, Endpoint, EndpointPort, Export, ObjectName, Service, ServiceId, ServiceKind, State, Trust};
+use crate::{
+    ClusterName, Endpoint, EndpointPort, EndpointSlice, Export, ObjectName, Service, ServiceId, ServiceKind, State, Trust,
+};
 
 /// What a ServiceExport's status says (MCS API `ServiceExport` conditions).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,31 +52,53 @@ impl State {
     /// signed one's, and an export that its publisher has not signed yet has none.
     pub fn exports(&self) -> Vec<Export> {
         let facts = self.facts();
-        let endpoints = self.endpoints(|cluster, id| facts.service_exports.contains_key(&(cluster.clone(), id.clone())));
-        let derived = facts.service_exports.iter().filter_map(|(key, export)| {
-            let service = facts.services.get(key).filter(|_| self.export_validity(&key.0, &key.1) == ExportValidity::Valid)?;
-            let created = match self.config().trust {
-                Trust::Signed { .. } => facts.exports.get(key).and_then(|signed| signed.created),
-                Trust::Open | Trust::Declared => export.created,
-            };
-            Some(Export {
-                cluster: key.0.clone(),
-                id: key.1.clone(),
-                created,
-                kind: service.kind,
-                ports: service.ports.clone(),
-                affinity: service.affinity,
-                publish_not_ready: service.publish_not_ready,
-                endpoints: endpoints.get(&(&key.0, &key.1)).cloned().unwrap_or_default(),
-            })
+        let mut endpoints = self.endpoints(|cluster, id| facts.service_exports.contains_key(&(cluster.clone(), id.clone())));
+        let derived = facts.service_exports.keys().filter_map(|key| {
+            let endpoints = endpoints.remove(&(&key.0, &key.1)).unwrap_or_default();
+            self.derived_export(key, endpoints)
         });
-        let signed = facts
-            .exports
-            .iter()
-            .filter(|(key, export)| !facts.service_exports.contains_key(key) && export.kind != ServiceKind::ExternalName);
-        let mut exports: Vec<Export> = derived.chain(signed.map(|(_, export)| export.clone())).collect();
+        let derived: Vec<Export> = derived.collect();
+        let signed = facts.exports.iter().filter(|(key, _)| !facts.service_exports.contains_key(key));
+        let signed = signed.filter(|(_, export)| export.kind != ServiceKind::ExternalName);
+        let mut exports: Vec<Export> = derived.into_iter().chain(signed.map(|(_, export)| export.clone())).collect();
         exports.sort_by(|a, b| (&a.id, &a.cluster).cmp(&(&b.id, &b.cluster)));
         exports
+    }
+
+    /// Returns what `cluster` exports of a service, as [`State::exports`] has it; its cost does not grow with other namespaces.
+    pub fn export(&self, cluster: &ClusterName, id: &ServiceId) -> Option<Export> {
+        let facts = self.facts();
+        let key = (cluster.clone(), id.clone());
+        if facts.service_exports.contains_key(&key) {
+            let first = (cluster.clone(), id.namespace.clone(), ObjectName::first());
+            let of_namespace = facts.slices.range(first..).map(|(_, slice)| slice);
+            let of_namespace =
+                of_namespace.take_while(|slice| slice.cluster == *cluster && slice.service.namespace == id.namespace);
+            let endpoints = merge_slices(of_namespace.filter(|slice| slice.service == *id)).into_values().next();
+            return self.derived_export(&key, endpoints.unwrap_or_default());
+        }
+        facts.exports.get(&key).filter(|export| export.kind != ServiceKind::ExternalName).cloned()
+    }
+
+    /// Returns the export of a ServiceExport manifest, where it exports something.
+    fn derived_export(&self, key: &(ClusterName, ServiceId), endpoints: Vec<Endpoint>) -> Option<Export> {
+        let facts = self.facts();
+        let export = facts.service_exports.get(key)?;
+        let service = facts.services.get(key).filter(|_| self.export_validity(&key.0, &key.1) == ExportValidity::Valid)?;
+        let created = match self.config().trust {
+            Trust::Signed { .. } => facts.exports.get(key).and_then(|signed| signed.created),
+            Trust::Open | Trust::Declared => export.created,
+        };
+        Some(Export {
+            cluster: key.0.clone(),
+            id: key.1.clone(),
+            created,
+            kind: service.kind,
+            ports: service.ports.clone(),
+            affinity: service.affinity,
+            publish_not_ready: service.publish_not_ready,
+            endpoints,
+        })
     }
 
     /// Returns the conditions of `cluster`'s ServiceExports: whether each exports something, and with whom it disagrees.
@@ -104,27 +129,30 @@ impl State {
         }
     }
 
-    /// Collects the endpoints of the services that `wanted` names. The API allows an endpoint to be in several slices of a
-    /// service, for a time or for other ports: it is one endpoint all the same, ready where one of them says so.
+    /// Collects the endpoints of the services that `wanted` names.
     pub(super) fn endpoints(&self, wanted: impl Fn(&ClusterName, &ServiceId) -> bool) -> Endpoints<'_> {
-        type Merging<'a> =
-            BTreeMap<(&'a [std::net::IpAddr], Option<&'a Arc<str>>, Option<&'a ObjectName>), (bool, BTreeSet<&'a EndpointPort>)>;
-        let mut merging: BTreeMap<(&ClusterName, &ServiceId), Merging<'_>> = BTreeMap::new();
-        for slice in self.facts().slices.values().filter(|slice| wanted(&slice.cluster, &slice.service)) {
-            let service = merging.entry((&slice.cluster, &slice.service)).or_default();
-            for endpoint in &slice.endpoints {
-                let key = (endpoint.addresses.as_slice(), endpoint.hostname.as_ref(), endpoint.node.as_ref());
-                let (ready, ports) = service.entry(key).or_default();
-                *ready |= endpoint.ready;
-                ports.extend(&endpoint.ports);
-            }
-        }
-        let endpoint = |((addresses, hostname, node), (ready, ports)): (_, (bool, BTreeSet<&EndpointPort>))| {
-            let (addresses, hostname, node): (&[std::net::IpAddr], Option<&Arc<str>>, Option<&ObjectName>) =
-                (addresses, hostname, node);
-            let ports = ports.into_iter().cloned().collect();
-            Endpoint { addresses: addresses.to_vec(), ready, hostname: hostname.cloned(), node: node.cloned(), ports }
-        };
-        merging.into_iter().map(|(key, endpoints)| (key, endpoints.into_iter().map(endpoint).collect())).collect()
+        merge_slices(self.facts().slices.values().filter(|slice| wanted(&slice.cluster, &slice.service)))
     }
+}
+
+/// Merges slices to the endpoints of their services. The API allows an endpoint to be in several slices of a service, for a time
+/// or for other ports: it is one endpoint all the same, ready where one of them says so.
+fn merge_slices<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> Endpoints<'a> {
+    type Merging<'a> = BTreeMap<(&'a [IpAddr], Option<&'a Arc<str>>, Option<&'a ObjectName>), (bool, BTreeSet<&'a EndpointPort>)>;
+    let mut merging: BTreeMap<(&ClusterName, &ServiceId), Merging<'_>> = BTreeMap::new();
+    for slice in slices {
+        let service = merging.entry((&slice.cluster, &slice.service)).or_default();
+        for endpoint in &slice.endpoints {
+            let key = (endpoint.addresses.as_slice(), endpoint.hostname.as_ref(), endpoint.node.as_ref());
+            let (ready, ports) = service.entry(key).or_default();
+            *ready |= endpoint.ready;
+            ports.extend(&endpoint.ports);
+        }
+    }
+    let endpoint = |((addresses, hostname, node), (ready, ports)): (_, (bool, BTreeSet<&EndpointPort>))| {
+        let (addresses, hostname, node): (&[IpAddr], Option<&Arc<str>>, Option<&ObjectName>) = (addresses, hostname, node);
+        let ports = ports.into_iter().cloned().collect();
+        Endpoint { addresses: addresses.to_vec(), ready, hostname: hostname.cloned(), node: node.cloned(), ports }
+    };
+    merging.into_iter().map(|(key, endpoints)| (key, endpoints.into_iter().map(endpoint).collect())).collect()
 }

@@ -75,6 +75,7 @@ impl Facts {
             Key::NetworkPolicy(a, b, c) => self.network_policies.remove(&(a, b, c)).map(Resource::NetworkPolicy),
             Key::ClusterNetworkPolicy(a, b) => self.cluster_policies.remove(&(a, b)).map(Resource::ClusterNetworkPolicy),
             Key::Lease(key) => self.leases.remove(&key).map(Resource::Lease),
+            Key::Domain(_) => None,
         }
     }
 }

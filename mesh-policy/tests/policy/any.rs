@@ -329,10 +329,14 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
 pub(crate) enum Step {
     Set(Resource),
     Unset(Index),
+    /// A domain name has other addresses.
+    Learn(&'static str, Vec<IpAddr>),
 }
 
 pub(crate) fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![3 => resource().prop_map(Step::Set), 1 => any::<Index>().prop_map(Step::Unset)]
+    let name = select(&["api.example.com", "new.example.com", "other.example.org"][..]);
+    let learn = (name, vec(address(), 0..3)).prop_map(|(name, addresses)| Step::Learn(name, addresses));
+    prop_oneof![12 => resource().prop_map(Step::Set), 4 => any::<Index>().prop_map(Step::Unset), 1 => learn]
 }
 
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {

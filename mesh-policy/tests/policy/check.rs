@@ -1,7 +1,7 @@
 //! The offline check, by its lines.
 
 use mesh_core::*;
-use mesh_policy::{PolicySet, check};
+use mesh_policy::check::{self, Checker};
 
 use crate::fleet::*;
 
@@ -19,7 +19,7 @@ fn fleet() -> Fleet {
 }
 
 fn ask(fleet: &Fleet, line: &str) -> String {
-    match check::check_line(&fleet.state, &PolicySet::compile(&fleet.state), line) {
+    match Checker::new(&fleet.state).answer_line(line) {
         Ok(answer) => serde_json::to_string(&answer).expect("answers serialize"),
         Err(error) => serde_json::to_string(&error).expect("errors serialize"),
     }
@@ -41,8 +41,8 @@ fn an_answer_names_both_sides_and_echoes_the_id() {
 #[test]
 fn missing_addresses_are_the_first_of_the_common_family() {
     let fleet = fleet();
-    let set = PolicySet::compile(&fleet.state);
-    let tuple = |line: &str| check::check_line(&fleet.state, &set, line).map(|answer| answer.tuple.to_string());
+    let mut checker = Checker::new(&fleet.state);
+    let mut tuple = |line: &str| checker.answer_line(line).map(|answer| answer.tuple.to_string());
     let web_to_db = tuple(r#"{"from": "east/shop/web", "to": "east/shop/db", "port": 1}"#);
     assert_eq!(web_to_db, Ok("10.1.0.1:0 > 10.1.0.2:1/TCP".into()));
     let to_six = tuple(r#"{"from": "east/shop/web", "to": "east/shop/six", "port": 1, "protocol": "udp"}"#);
@@ -115,7 +115,7 @@ fn what_cannot_be_understood_is_an_error_with_the_id() {
 fn the_text_is_one_readable_line() {
     let fleet = fleet();
     let query = check::Query::parse(r#"{"id": 1, "from": "east/shop/web", "to": "10.1.0.2", "port": 5432}"#).expect("valid");
-    let answer = check::answer(&fleet.state, &PolicySet::compile(&fleet.state), &query).expect("an answer");
+    let answer = Checker::new(&fleet.state).answer(&query).expect("an answer");
     assert_eq!(
         check::answer_text(&query, &answer),
         "1: allow east/shop/web (10.1.0.1) > 10.1.0.2 5432/TCP: egress allow: default (Default), \

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use mesh_core::manifest::Checked;
 use mesh_core::{Protocol, State, WorkloadId};
-use mesh_policy::check::{self, Party, Query};
-use mesh_policy::{PolicySet, explain};
+use mesh_policy::check::{Checker, Party, Query};
+use mesh_policy::explain;
 
 use super::super::check::load;
 use super::{PageOutput, print};
@@ -103,7 +103,7 @@ fn explanation(args: &WhyArgs, checked: &Checked) -> Result<explain::Explanation
     let (from, to) = (args.from.clone(), args.to.clone());
     let (protocol, src_ip, dst_ip) = (args.protocol, args.src_ip, args.dst_ip);
     let query = Query { id: serde_json::Value::Null, from, to, protocol, port, src_ip, dst_ip };
-    let answer = check::answer(state, &PolicySet::compile(state), &query).map_err(|error| {
+    let answer = Checker::new(state).answer(&query).map_err(|error| {
         format!("{error}\n  the pods' addresses are in status.podIPs of their manifests; --src-ip and --dst-ip give others")
     })?;
     Ok(explain::answer(state, &query, &answer))

@@ -1,0 +1,210 @@
+//! Profiles: what rules see of an end. Workloads of one identity and one table of named ports share theirs.
+
+use std::net::IpAddr;
+
+use hashbrown::HashSet;
+use mesh_core::{Direction, NodeId, WorkloadId};
+
+use super::Parts;
+use super::classes::Class;
+use super::rulesets::Selection;
+use crate::peers::Peer;
+use crate::set::{Known, ProfileEntry};
+use crate::store::Interner;
+use crate::{End, NodeHandle, PolicySet, ProfileHandle, WorkloadHandle};
+
+/// Who sits at an address, apart from where that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Seat {
+    Workload { identity: u32, ports: u32 },
+    Node,
+    Outside,
+}
+
+/// What a profile was built of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Built {
+    pub(super) class: u32,
+    pub(super) rulesets: [u32; 2],
+}
+
+/// Every profile by its number, for a seat and the set of peers of its region; 0 is that of nobody nowhere.
+#[derive(Debug, Default)]
+pub(super) struct Profiles {
+    profiles: Interner<(Seat, u32)>,
+    built: Vec<Built>,
+    /// The profiles of the outside regions, which use them.
+    outside: Vec<u32>,
+}
+
+impl Profiles {
+    /// Makes the profile 0.
+    pub(super) fn begin(&mut self) {
+        let (nobody, _) = self.profiles.intern((Seat::Outside, 0));
+        self.profiles.retain(nobody);
+        self.built.push(Built::default());
+    }
+
+    /// Returns the number of the set of peers of the profile's region.
+    pub(super) fn region(&self, number: u32) -> u32 {
+        self.profiles.get(number).1
+    }
+
+    pub(super) fn retain(&mut self, number: u32) {
+        self.profiles.retain(number);
+    }
+
+    pub(super) fn release(&mut self, number: u32) {
+        self.profiles.release(number);
+    }
+
+    /// Forgets the profiles that nobody has, up to `keep`; returns what they were built of.
+    pub(super) fn collect(&mut self, keep: usize) -> Vec<(Seat, u32, Built)> {
+        let gone = self.profiles.collect(keep);
+        gone.into_iter().map(|(number, (seat, region))| (seat, region, self.built[number as usize])).collect()
+    }
+}
+
+impl Parts {
+    /// Returns the number of the profile of `seat` at `address`, which is built if it is new.
+    pub(super) fn profile(&mut self, seat: Seat, region: u32, set: &mut PolicySet) -> u32 {
+        let (number, new) = self.profiles.profiles.intern((seat, region));
+        if new {
+            self.sets.retain(region);
+            if let Seat::Workload { identity, ports } = seat {
+                self.identities.retain(identity);
+                self.tables.retain(ports);
+            }
+            let built = self.build(seat, region);
+            self.put(number, built, set);
+        }
+        number
+    }
+
+    /// Returns the number of the set of peers of the region of `address`.
+    pub(super) fn region(&self, address: IpAddr) -> u32 {
+        self.regions.lookup(address).copied().unwrap_or(0)
+    }
+
+    /// Finds the class and the rule sets of a profile, and uses them.
+    fn build(&mut self, seat: Seat, region: u32) -> Built {
+        let by_address = self.sets.get(region);
+        let (class, rulesets) = match seat {
+            Seat::Node | Seat::Outside => (Class { peers: by_address.clone(), ports: 0 }, [0; 2]),
+            Seat::Workload { identity, ports } => {
+                let by_identity = self.sets.get(self.identities.peers(identity));
+                let told = by_address.iter().filter(|peer| self.is_told_of_workloads(**peer));
+                let mut peers: Vec<u32> = by_identity.iter().chain(told).copied().collect();
+                peers.sort_unstable();
+                let (who, cluster) = (self.identities.who(identity), self.identities.cluster(identity));
+                let rulesets = [Direction::Ingress, Direction::Egress].map(|direction| {
+                    let selection = Selection::new(&self.book, cluster, &who, direction, ports);
+                    let (table, (number, new)) = (selection.ports(), self.rulesets.intern(selection));
+                    if new {
+                        self.tables.retain(table);
+                    }
+                    self.rulesets.retain(number);
+                    number
+                });
+                (Class { peers: peers.into(), ports }, rulesets)
+            }
+        };
+        let (class, new) = self.classes.intern(class);
+        if new {
+            self.tables.retain(self.classes.get(class).ports);
+        }
+        self.classes.retain(class);
+        Built { class, rulesets }
+    }
+
+    /// Tells whether a peer that is told by its address may be a workload.
+    fn is_told_of_workloads(&self, peer: u32) -> bool {
+        match self.book.peers.get(peer) {
+            Peer::Networks { .. } => self.ipblock_matches_pods,
+            Peer::Domains(_) => true,
+            // A workload's address is no node's, whatever nodes say.
+            Peer::Nodes(_) | Peer::Workloads { .. } => false,
+        }
+    }
+
+    fn put(&mut self, number: u32, built: Built, set: &mut PolicySet) {
+        let at = number as usize;
+        if self.profiles.built.len() <= at {
+            self.profiles.built.resize_with(at + 1, Built::default);
+        }
+        self.profiles.built[at] = built;
+        let (cluster, is_workload) = match self.profiles.profiles.get(number).0 {
+            Seat::Workload { identity, .. } => {
+                let cluster = self.identities.cluster(identity).clone();
+                (self.cluster(&cluster), true)
+            }
+            Seat::Node | Seat::Outside => (0, false),
+        };
+        let Built { class, rulesets } = built;
+        set.profiles.set(number, ProfileEntry { class, rulesets, cluster, is_workload });
+    }
+
+    /// Builds anew the profiles of `identities`, idle ones too.
+    pub(super) fn rebuild_profiles(&mut self, identities: &HashSet<u32>, set: &mut PolicySet) {
+        if identities.is_empty() {
+            return;
+        }
+        let all: Vec<(u32, (Seat, u32))> = self.profiles.profiles.iter().map(|(number, key)| (number, *key)).collect();
+        for (number, (seat, region)) in all {
+            let Seat::Workload { identity, .. } = seat else { continue };
+            if identities.contains(&identity) {
+                let built = self.build(seat, region);
+                let before = self.profiles.built[number as usize];
+                self.classes.release(before.class);
+                before.rulesets.into_iter().for_each(|ruleset| self.rulesets.release(ruleset));
+                self.put(number, built, set);
+            }
+        }
+    }
+
+    /// Gives the outside regions their profiles.
+    pub(super) fn update_outside(&mut self, set: &mut PolicySet) {
+        let before = std::mem::take(&mut self.profiles.outside);
+        let regions = std::mem::take(&mut self.regions);
+        let mut outside = Vec::new();
+        let profiles = regions.map(|region| {
+            let number = self.profile(Seat::Outside, *region, set);
+            self.profiles.retain(number);
+            outside.push(number);
+            ProfileHandle(number)
+        });
+        set.ends.regions = std::sync::Arc::new(profiles);
+        self.regions = regions;
+        self.profiles.outside = outside;
+        before.into_iter().for_each(|number| self.profiles.release(number));
+    }
+
+    /// Returns what `id` would be at an address that is not its own: another workload of its kind, with the handle that is
+    /// `beyond` the last.
+    pub(super) fn assume_workload(
+        &mut self,
+        id: &WorkloadId,
+        address: IpAddr,
+        beyond: u32,
+        set: &mut PolicySet,
+    ) -> Option<Known> {
+        let entry = set.workloads.get(self.workloads.find(id, set)?)?.clone()?;
+        let seat = Seat::Workload { identity: entry.identity, ports: entry.ports };
+        let region = self.region(address);
+        let profile = self.profile(seat, region, set);
+        self.compile_fresh(set);
+        let handle = self.workloads.bound() + beyond;
+        set.workloads.set(handle, Some(entry));
+        Some(Known { end: End::Workload(WorkloadHandle(handle)), profile: ProfileHandle(profile) })
+    }
+
+    /// Returns what `node` would be at an address that is not its own.
+    pub(super) fn assume_node(&mut self, node: &NodeId, address: IpAddr, set: &mut PolicySet) -> Known {
+        let region = self.region(address);
+        let profile = self.profile(Seat::Node, region, set);
+        self.compile_fresh(set);
+        // A node that nothing is known of runs no workload: any number does.
+        let handle = self.nodes.find(node).unwrap_or_else(|| self.nodes.bound());
+        Known { end: End::Node(NodeHandle(handle)), profile: ProfileHandle(profile) }
+    }
+}

@@ -1,0 +1,387 @@
+//! The rule sets: which rules apply to a subject, and what they say to each class of peers.
+
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use hashbrown::{Equivalent, HashMap, HashTable};
+use mesh_core::{Direction, NamedPort};
+
+use super::classes::{Class, Classes};
+use super::rows::Matching;
+use crate::book::{Book, Policy, Rule, Source};
+use crate::peers::Who;
+use crate::set::ruleset::{Cells, RuleRef, Ruleset, Step};
+use crate::store::{Interner, Pages};
+
+/// The policies that apply to some subjects in one direction: subjects with the same ones share a rule set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Selection {
+    direction: Direction,
+    admin: Vec<Arc<Policy>>,
+    /// `None`: no NetworkPolicy selects the subject in this direction.
+    network: Option<Vec<Arc<Policy>>>,
+    baseline: Vec<Arc<Policy>>,
+    /// The subject's table of named ports where a rule asks for it, on ingress; 0, the empty table, otherwise.
+    ports: u32,
+}
+
+impl Selection {
+    /// Selects what applies to a workload of `cluster` with the table `ports` of named ports.
+    pub(super) fn new(
+        book: &Book,
+        cluster: &mesh_core::ClusterName,
+        who: &Who<'_>,
+        direction: Direction,
+        ports: u32,
+    ) -> Selection {
+        let applies = |policy: &Arc<Policy>| policy.scope().covers(cluster) && is_subject(policy, who);
+        let tier = |tier: &mut dyn Iterator<Item = &Arc<Policy>>| -> Vec<Arc<Policy>> {
+            tier.filter(|policy| !policy.rules(direction).is_empty() && applies(policy)).cloned().collect()
+        };
+        let of_namespace = book.network.get(who.namespace).into_iter().flat_map(|policies| policies.values());
+        let has_direction = |policy: &&Arc<Policy>| policy.sides[crate::set::side(direction)].is_some();
+        let network: Vec<Arc<Policy>> = of_namespace.filter(|policy| has_direction(policy) && applies(policy)).cloned().collect();
+        let mut selection = Selection {
+            direction,
+            admin: tier(&mut book.admin.values()),
+            network: if network.is_empty() { None } else { Some(network) },
+            baseline: tier(&mut book.baseline.values()),
+            ports: 0,
+        };
+        if direction == Direction::Ingress && selection.asks_named_ports() {
+            selection.ports = ports;
+        }
+        selection
+    }
+
+    /// Returns the table of named ports that the selection asks for.
+    pub(super) fn ports(&self) -> u32 {
+        self.ports
+    }
+
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.admin.iter().chain(self.network.iter().flatten()).chain(&self.baseline)
+    }
+
+    fn asks_named_ports(&self) -> bool {
+        self.policies().any(|policy| policy.rules(self.direction).iter().any(|rule| !rule.ports.named.is_empty()))
+    }
+}
+
+/// Tells whether a policy selects a workload, of the clusters that it covers.
+pub(super) fn is_subject(policy: &Policy, who: &Who<'_>) -> bool {
+    match &policy.source {
+        Source::Network(policy) => policy.namespace == *who.namespace && who.is_selected(None, Some(&policy.subject)),
+        Source::Cluster(policy) => who.is_selected(Some(&policy.subject.namespaces), policy.subject.pods.as_ref()),
+    }
+}
+
+/// A rule set's rules, sorted for compiling.
+#[derive(Debug)]
+struct Draft {
+    rules: Arc<[RuleRef]>,
+    /// Where the NetworkPolicies' rules begin and end among them.
+    network: (u32, u32),
+    /// The rules of each peer, in order of the peers.
+    by_peer: Box<[(u32, u32)]>,
+    /// The rules for every peer.
+    for_all: Box<[u32]>,
+    /// A rule asks for named ports of the peer.
+    asks_peer_ports: bool,
+    /// Where each distinct row begins, by its content.
+    rows: HashTable<u32>,
+    /// More steps than this, and most are of classes that are no more.
+    most_steps: usize,
+}
+
+/// Every rule set by its number.
+#[derive(Debug, Default)]
+pub(super) struct Rulesets {
+    selections: Interner<Selection>,
+    drafts: Vec<Option<Draft>>,
+    /// The rule sets with a rule that names the peer.
+    by_peer: Vec<Vec<u32>>,
+    /// The rule sets that ask for named ports of the peer.
+    asking: Vec<u32>,
+    /// Those that are not compiled yet.
+    fresh: Vec<u32>,
+    lists: Vec<Vec<u32>>,
+}
+
+/// What rows are made from beside the rules.
+pub(super) struct Context<'a> {
+    pub(super) classes: &'a Classes,
+    pub(super) tables: &'a Interner<Vec<NamedPort>>,
+}
+
+impl Rulesets {
+    /// Returns the number of the rule set of a selection, and whether it is new.
+    pub(super) fn intern(&mut self, selection: Selection) -> (u32, bool) {
+        let (number, new) = self.selections.intern(selection);
+        if new {
+            self.draft(number);
+            self.fresh.push(number);
+        }
+        (number, new)
+    }
+
+    pub(super) fn retain(&mut self, number: u32) {
+        self.selections.retain(number);
+    }
+
+    pub(super) fn release(&mut self, number: u32) {
+        self.selections.release(number);
+    }
+
+    fn draft(&mut self, number: u32) {
+        let selection = self.selections.get(number);
+        let direction = selection.direction;
+        let refs = |policies: &[Arc<Policy>]| -> Vec<RuleRef> {
+            let rules = |policy: &Arc<Policy>| (0..).zip(policy.rules(direction)).map(|(at, _)| at).collect::<Vec<u32>>();
+            policies
+                .iter()
+                .flat_map(|policy| rules(policy).into_iter().map(|at| RuleRef { policy: policy.clone(), at }))
+                .collect()
+        };
+        let mut all = refs(&selection.admin);
+        let first = count(all.len());
+        all.extend(selection.network.iter().flat_map(|policies| refs(policies)));
+        let end = count(all.len());
+        all.extend(refs(&selection.baseline));
+        let (mut by_peer, mut for_all, mut asks) = (Vec::new(), Vec::new(), false);
+        for (at, known) in (0..).zip(&all) {
+            let rule = rule(known, direction);
+            match &rule.peers {
+                Some(peers) => by_peer.extend(peers.iter().map(|peer| (*peer, at))),
+                None => for_all.push(at),
+            }
+            asks |= direction == Direction::Egress && !rule.ports.named.is_empty();
+        }
+        by_peer.sort_unstable();
+        for run in by_peer.chunk_by(|a, b| a.0 == b.0) {
+            let peer = run[0].0 as usize;
+            if self.by_peer.len() <= peer {
+                self.by_peer.resize_with(peer + 1, Vec::new);
+            }
+            self.by_peer[peer].push(number);
+        }
+        if asks {
+            self.asking.push(number);
+        }
+        let draft = Draft {
+            rules: all.into(),
+            network: (first, end),
+            by_peer: by_peer.into(),
+            for_all: for_all.into(),
+            asks_peer_ports: asks,
+            rows: HashTable::new(),
+            most_steps: 0,
+        };
+        let at = number as usize;
+        if self.drafts.len() <= at {
+            self.drafts.resize_with(at + 1, || None);
+        }
+        self.drafts[at] = Some(draft);
+    }
+
+    /// Compiles the rule sets that are new, and tells the others of the classes that are.
+    pub(super) fn compile(&mut self, context: &Context<'_>, fresh_classes: &[u32], sets: &mut Pages<Ruleset>) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut touched: HashMap<u32, Vec<u32>> = HashMap::new();
+        for class in fresh_classes {
+            let Class { peers, ports } = context.classes.get(*class);
+            let by_peer = peers.iter().filter_map(|peer| self.by_peer.get(*peer as usize)).flatten();
+            let asking = self.asking.iter().filter(|_| *ports != 0);
+            for ruleset in by_peer.chain(asking) {
+                let classes = touched.entry(*ruleset).or_default();
+                if classes.last() != Some(class) {
+                    classes.push(*class);
+                }
+            }
+        }
+        for number in fresh {
+            touched.remove(&number);
+            if self.drafts[number as usize].is_some() {
+                *sets.edit(number) = self.compile_one(number, context);
+            }
+        }
+        for (number, classes) in touched {
+            self.extend(number, context, &classes, sets.edit(number));
+        }
+    }
+
+    fn compile_one(&mut self, number: u32, context: &Context<'_>) -> Ruleset {
+        let selection = self.selections.get(number);
+        let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
+        draft.rows.clear();
+        self.lists.resize_with(context.classes.bound() as usize, Vec::new);
+        let mut touched = Vec::new();
+        for run in draft.by_peer.chunk_by(|a, b| a.0 == b.0) {
+            for class in context.classes.of_peer(run[0].0) {
+                let list = &mut self.lists[*class as usize];
+                if list.is_empty() {
+                    touched.push(*class);
+                }
+                list.extend(run.iter().map(|(_, rule)| *rule));
+            }
+        }
+        if draft.asks_peer_ports {
+            touched.extend(context.classes.with_ports().iter().filter(|class| self.lists[**class as usize].is_empty()));
+        }
+        let mut steps = Vec::new();
+        // The usual row comes first: that of peers which no rule names.
+        draft.row(selection, &[], context.tables.get(selection.ports()), &mut steps);
+        let (mut cells, mut known) = (Vec::new(), HashMap::new());
+        for class in touched {
+            let mut list = std::mem::take(&mut self.lists[class as usize]);
+            list.sort_unstable();
+            list.dedup();
+            let ports = if draft.asks_peer_ports { context.classes.get(class).ports } else { selection.ports() };
+            let row = match known.get(&SignatureRef(&list, ports)) {
+                Some(row) => *row,
+                None => {
+                    let row = draft.row(selection, &list, context.tables.get(ports), &mut steps);
+                    known.insert(Signature(list.clone(), ports), row);
+                    row
+                }
+            };
+            if row != 0 {
+                cells.push((class, row));
+            }
+            list.clear();
+            self.lists[class as usize] = list;
+        }
+        draft.most_steps = steps.len() * 4 + 4_096;
+        Ruleset {
+            cells: Cells::new(&cells),
+            steps: steps.into(),
+            rules: draft.rules.clone(),
+            is_egress: selection.direction == Direction::Egress,
+        }
+    }
+
+    /// Gives new classes their rows in a rule set that is compiled.
+    fn extend(&mut self, number: u32, context: &Context<'_>, classes: &[u32], set: &mut Ruleset) {
+        let selection = self.selections.get(number);
+        let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
+        if set.steps.len() > draft.most_steps {
+            *set = self.compile_one(number, context);
+            return;
+        }
+        let mut steps = set.steps.to_vec();
+        let mut changes = Vec::new();
+        for class in classes {
+            let known = context.classes.get(*class);
+            let mut list: Vec<u32> = known.peers.iter().flat_map(|peer| draft.rules_of(*peer)).collect();
+            list.sort_unstable();
+            list.dedup();
+            let ports = if draft.asks_peer_ports { known.ports } else { selection.ports() };
+            changes.push((*class, draft.row(selection, &list, context.tables.get(ports), &mut steps)));
+        }
+        if steps.len() != set.steps.len() {
+            set.steps = steps.into();
+        }
+        set.cells.change(&changes);
+    }
+
+    /// Forgets the rule sets that nobody uses; returns the tables of named ports that they asked for.
+    pub(super) fn collect(&mut self, sets: &mut Pages<Ruleset>) -> Vec<u32> {
+        let mut tables = Vec::new();
+        for (number, selection) in self.selections.collect(0) {
+            if let Some(draft) = self.drafts[number as usize].take() {
+                for run in draft.by_peer.chunk_by(|a, b| a.0 == b.0) {
+                    self.by_peer[run[0].0 as usize].retain(|known| *known != number);
+                }
+                self.asking.retain(|known| *known != number);
+            }
+            self.fresh.retain(|known| *known != number);
+            sets.set(number, Ruleset::default());
+            tables.push(selection.ports);
+        }
+        tables
+    }
+
+    /// Takes back the rows of classes that are no more: their numbers will be others'.
+    pub(super) fn forget(&self, gone: &[(u32, Class)], sets: &mut Pages<Ruleset>) {
+        let mut touched: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+        for (class, Class { peers, ports }) in gone {
+            let by_peer = peers.iter().filter_map(|peer| self.by_peer.get(*peer as usize)).flatten();
+            for ruleset in by_peer.chain(self.asking.iter().filter(|_| *ports != 0)) {
+                touched.entry(*ruleset).or_default().push((*class, 0));
+            }
+        }
+        for (number, changes) in touched {
+            sets.edit(number).cells.change(&changes);
+        }
+    }
+}
+
+impl Draft {
+    fn rules_of(&self, peer: u32) -> impl Iterator<Item = u32> {
+        let first = self.by_peer.partition_point(|(known, _)| *known < peer);
+        self.by_peer[first..].iter().take_while(move |(known, _)| *known == peer).map(|(_, rule)| *rule)
+    }
+
+    /// Returns where the row for peers that the rules of `list` name begins, after adding it to `steps` if it is a new one.
+    fn row(&mut self, selection: &Selection, list: &[u32], named: &[NamedPort], steps: &mut Vec<Step>) -> u32 {
+        let direction = selection.direction;
+        let mut matching =
+            Matching { admin: Vec::new(), network: selection.network.as_ref().map(|_| Vec::new()), baseline: Vec::new(), named };
+        let (mut named_peers, mut for_all) = (list.iter().peekable(), self.for_all.iter().peekable());
+        loop {
+            let next = match (named_peers.peek(), for_all.peek()) {
+                (Some(a), Some(b)) if a <= b => named_peers.next(),
+                (_, Some(_)) => for_all.next(),
+                (Some(_), None) => named_peers.next(),
+                (None, None) => break,
+            };
+            let Some(number) = next.copied() else { break };
+            let rule = rule(&self.rules[number as usize], direction);
+            let (first, end) = self.network;
+            match &mut matching.network {
+                _ if number < first => matching.admin.push((number, rule)),
+                Some(network) if number < end => network.push((number, rule)),
+                _ => matching.baseline.push((number, rule)),
+            }
+        }
+        let begin = steps.len();
+        matching.write_row(steps);
+        let content = |at: u32| {
+            let at = at as usize;
+            at..at + 1 + steps[at].start as usize
+        };
+        let hasher = FixedState::default();
+        let new = count(begin);
+        let hash = hasher.hash_one(&steps[begin..]);
+        if let Some(known) = self.rows.find(hash, |known| steps[content(*known)] == steps[begin..]) {
+            let known = *known;
+            steps.truncate(begin);
+            return known;
+        }
+        self.rows.insert_unique(hash, new, |known| hasher.hash_one(&steps[content(*known)]));
+        new
+    }
+}
+
+/// The rules that name a peer and its named ports: peers with the same signature have the same row.
+#[derive(PartialEq, Eq, Hash)]
+struct Signature(Vec<u32>, u32);
+
+/// A [`Signature`] to look up.
+#[derive(Hash)]
+struct SignatureRef<'a>(&'a [u32], u32);
+
+impl Equivalent<Signature> for SignatureRef<'_> {
+    fn equivalent(&self, known: &Signature) -> bool {
+        self.0 == known.0 && self.1 == known.1
+    }
+}
+
+fn rule(known: &RuleRef, direction: Direction) -> &Rule {
+    &known.policy.rules(direction)[known.at as usize]
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).expect("fewer than a u32 counts")
+}

@@ -1,0 +1,269 @@
+//! A rule set: the rules that apply to some subjects in one direction, compiled to a verdict for each class of peers and each
+//! interval of ports.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use mesh_core::{ClusterName, Direction, Protocol, RuleName};
+
+use crate::book::Policy;
+
+/// What a rule set decides: the tier and, with it, whether a rule did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// No tier decides.
+    Undecided,
+    /// A NetworkPolicy selects the subject and none of its rules matches.
+    Isolated,
+    /// The rule of that number in the rule set decides.
+    AdminAllow(u32),
+    AdminDeny(u32),
+    NetworkAllow(u32),
+    BaselineAllow(u32),
+    BaselineDeny(u32),
+}
+
+/// From `start` on, to the next step's start, the outcome is this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Step {
+    pub(crate) start: u32,
+    outcome: u32,
+}
+
+impl Step {
+    pub(crate) fn new(start: u32, outcome: Outcome) -> Step {
+        let packed = |kind: u32, rule: u32| {
+            assert!(rule < 1 << 28, "fewer rules apply to a subject than 28 bits count");
+            rule << 4 | kind
+        };
+        let outcome = match outcome {
+            Outcome::Undecided => 0,
+            Outcome::Isolated => 1,
+            Outcome::AdminAllow(rule) => packed(2, rule),
+            Outcome::AdminDeny(rule) => packed(3, rule),
+            Outcome::NetworkAllow(rule) => packed(4, rule),
+            Outcome::BaselineAllow(rule) => packed(5, rule),
+            Outcome::BaselineDeny(rule) => packed(6, rule),
+        };
+        Step { start, outcome }
+    }
+
+    #[inline]
+    pub(crate) fn outcome(self) -> Outcome {
+        let rule = self.outcome >> 4;
+        match self.outcome & 15 {
+            0 => Outcome::Undecided,
+            2 => Outcome::AdminAllow(rule),
+            3 => Outcome::AdminDeny(rule),
+            4 => Outcome::NetworkAllow(rule),
+            5 => Outcome::BaselineAllow(rule),
+            6 => Outcome::BaselineDeny(rule),
+            _ => Outcome::Isolated,
+        }
+    }
+}
+
+/// Returns the place of a protocol and port among the steps; protocols without ports have one place each.
+#[inline]
+pub(crate) fn key(protocol: Protocol, port: u16) -> u32 {
+    match protocol {
+        Protocol::Tcp => u32::from(port),
+        Protocol::Udp => 1 << 16 | u32::from(port),
+        Protocol::Sctp => 2 << 16 | u32::from(port),
+        Protocol::Other(number) => (3 + u32::from(number)) << 16,
+    }
+}
+
+/// Returns the protocol and port of a place.
+pub(crate) fn protocol_and_port(key: u32) -> (Protocol, u16) {
+    let port = u16::try_from(key & 0xffff).expect("16 bits");
+    match key >> 16 {
+        0 => (Protocol::Tcp, port),
+        1 => (Protocol::Udp, port),
+        2 => (Protocol::Sctp, port),
+        other => (Protocol::Other(u8::try_from(other - 3).unwrap_or(u8::MAX)), port),
+    }
+}
+
+/// The end of all places.
+pub(crate) const KEYS: u32 = (3 + 256) << 16;
+
+/// Returns the places of every port of `protocol`, the second one excluded.
+pub(crate) fn span_of_protocol(protocol: Protocol) -> (u32, u32) {
+    let first = key(protocol, 0);
+    (first, first + (1 << 16))
+}
+
+/// A rule by the policy that it stands in.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleRef {
+    pub(crate) policy: Arc<Policy>,
+    /// Its place among the policy's compiled rules of the direction.
+    pub(crate) at: u32,
+}
+
+/// Where the row of each class begins; class by class, or only those that are not usual.
+#[derive(Clone, Debug)]
+pub(crate) enum Cells {
+    /// By class; a class beyond the end has the usual row, 0.
+    Dense(Arc<[u32]>),
+    /// An open table of `class << 32 | row`, a power of two long and at most half full.
+    Sparse(Arc<[u64]>),
+}
+
+const EMPTY: u64 = u64::MAX;
+
+impl Default for Cells {
+    fn default() -> Cells {
+        Cells::Dense(Arc::from([]))
+    }
+}
+
+impl Cells {
+    /// Makes the cells of `rows`, each a class and where its row begins; other classes have the row that begins at 0.
+    pub(crate) fn new(rows: &[(u32, u32)]) -> Cells {
+        let Some(last) = rows.iter().map(|(class, _)| *class).max() else { return Cells::default() };
+        let slots = (rows.len() * 2).next_power_of_two();
+        // Whichever is smaller, and a little more for the one that is faster.
+        if last as usize / 2 <= slots * 2 {
+            let mut cells = vec![0; last as usize + 1];
+            rows.iter().for_each(|(class, row)| cells[*class as usize] = *row);
+            return Cells::Dense(cells.into());
+        }
+        let mut table = vec![EMPTY; slots];
+        for (class, row) in rows {
+            let mut at = scatter(*class) & (slots - 1);
+            while table[at] != EMPTY {
+                at = (at + 1) & (slots - 1);
+            }
+            table[at] = u64::from(*class) << 32 | u64::from(*row);
+        }
+        Cells::Sparse(table.into())
+    }
+
+    /// Gives classes other rows.
+    pub(crate) fn change(&mut self, changes: &[(u32, u32)]) {
+        let last = changes.iter().filter(|(_, row)| *row != 0).map(|(class, _)| *class as usize).max();
+        match self {
+            Cells::Dense(cells) if last.is_none_or(|last| last < cells.len().max(32) * 2) => {
+                let len = cells.len().max(last.map_or(0, |last| last + 1));
+                let mut changed: Vec<u32> = cells.iter().copied().chain(std::iter::repeat_n(0, len - cells.len())).collect();
+                for (class, row) in changes.iter().filter(|(class, _)| (*class as usize) < len) {
+                    changed[*class as usize] = *row;
+                }
+                *cells = changed.into();
+            }
+            _ => {
+                let mut all: HashMap<u32, u32> = self.list().into_iter().collect();
+                all.extend(changes.iter().copied());
+                all.retain(|_, row| *row != 0);
+                *self = Cells::new(&all.into_iter().collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[inline]
+    fn row(&self, class: u32) -> u32 {
+        match self {
+            Cells::Dense(cells) => cells.get(class as usize).copied().unwrap_or(0),
+            Cells::Sparse(table) => {
+                let mut at = scatter(class) & (table.len() - 1);
+                loop {
+                    let cell = table[at];
+                    if (cell >> 32) as u32 == class {
+                        return cell as u32;
+                    }
+                    if cell == EMPTY {
+                        return 0;
+                    }
+                    at = (at + 1) & (table.len() - 1);
+                }
+            }
+        }
+    }
+
+    /// Returns every cell that is not the usual one.
+    pub(crate) fn list(&self) -> Vec<(u32, u32)> {
+        match self {
+            Cells::Dense(cells) => (0..).zip(cells.iter().copied()).filter(|(_, row)| *row != 0).collect(),
+            Cells::Sparse(table) => {
+                let cells = table.iter().filter(|cell| **cell != EMPTY);
+                cells.map(|cell| ((cell >> 32) as u32, *cell as u32)).collect()
+            }
+        }
+    }
+}
+
+/// Spreads class numbers over a table (Fibonacci hashing).
+fn scatter(class: u32) -> usize {
+    (u64::from(class).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+}
+
+/// The rules that apply to some subjects in one direction, compiled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ruleset {
+    pub(crate) cells: Cells,
+    /// Rows, each a header whose `start` is the number of its steps, and its steps; the row at 0 is the usual one.
+    pub(crate) steps: Arc<[Step]>,
+    /// The rules by the numbers that outcomes have.
+    pub(crate) rules: Arc<[RuleRef]>,
+    /// The rules are egress rules.
+    pub(crate) is_egress: bool,
+}
+
+impl Ruleset {
+    /// Returns the outcome for peers of `class` at the place `key`.
+    #[inline]
+    pub(crate) fn outcome(&self, class: u32, key: u32) -> Outcome {
+        let row = self.row(class);
+        let at = row.partition_point(|step| step.start <= key);
+        // The first step starts at 0; a set without rows decides nothing.
+        row.get(at.wrapping_sub(1)).map_or(Outcome::Undecided, |step| step.outcome())
+    }
+
+    /// Returns the steps of `class`, the first of which starts at 0.
+    #[inline]
+    pub(crate) fn row(&self, class: u32) -> &[Step] {
+        let at = self.cells.row(class) as usize;
+        let Some(header) = self.steps.get(at) else { return &[] };
+        &self.steps[at + 1..at + 1 + header.start as usize]
+    }
+
+    /// Returns the name of the rule of that number, as `cluster` decides by it.
+    pub(crate) fn name(&self, rule: u32, cluster: &ClusterName) -> RuleName {
+        let direction = if self.is_egress { Direction::Egress } else { Direction::Ingress };
+        let RuleRef { policy, at } = &self.rules[rule as usize];
+        policy.rule_name(cluster, direction, *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_the_same_dense_and_sparse() {
+        for scale in [1, 3, 5_000] {
+            let rows: Vec<(u32, u32)> = (1..200).map(|number| (number * scale, number)).collect();
+            let cells = Cells::new(&rows);
+            assert_eq!(matches!(cells, Cells::Sparse(_)), scale == 5_000);
+            let mut listed = cells.list();
+            listed.sort_unstable();
+            assert_eq!(listed, rows);
+            for class in 0..1_000_001 {
+                let expected = if class % scale == 0 && class / scale < 200 { class / scale } else { 0 };
+                assert_eq!(cells.row(class), expected, "{class}");
+            }
+        }
+        assert_eq!(Cells::default().row(7), 0);
+    }
+
+    #[test]
+    fn a_place_is_of_one_protocol_and_port() {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Other(0), Protocol::Other(255)] {
+            let port = if protocol.has_ports() { 5432 } else { 0 };
+            assert_eq!(protocol_and_port(key(protocol, port)), (protocol, port));
+            assert!(span_of_protocol(protocol).1 <= KEYS);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The classes, intervals and verdicts of a set, for whoever programs or compares them.
+
+use std::net::IpAddr;
+
+use mesh_core::{ClusterName, Direction, Protocol, Reason, RuleId, Verdict};
+
+use super::ruleset::{KEYS, Outcome, protocol_and_port};
+use super::{Known, PolicySet, ProfileHandle, side};
+
+/// What rules see of an end, in numbers that mean something in one set only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile<'a> {
+    /// The cluster of the workloads that have it; `None` where no workload does.
+    pub cluster: Option<&'a ClusterName>,
+    /// As a peer: ends of one class are the same to every rule.
+    pub class: u32,
+    /// As a subject, for ingress and egress: workloads with one rule set have the same rules, and the same verdicts for a class.
+    pub rulesets: [u32; 2],
+}
+
+/// Protocols and ports with one verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// The protocols.
+    pub protocols: Protocols,
+    /// The first and the last port; both 0 for protocols without ports.
+    pub ports: (u16, u16),
+    /// What the tiers say: [`Reason::Default`] where none decides, and between clusters the fleet's default then holds;
+    /// [`Reason::Isolated`] where the own node may be let in all the same.
+    pub verdict: Verdict<RuleId>,
+}
+
+/// The protocols of an [`Interval`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocols {
+    /// A protocol with ports.
+    One(Protocol),
+    /// Protocols without ports, by their numbers, both included; those with ports among them are not meant.
+    Others(u8, u8),
+}
+
+impl PolicySet {
+    /// Returns who is behind `address`, and what rules see there.
+    pub fn known(&self, address: IpAddr) -> Known {
+        self.ends.get(address)
+    }
+
+    /// Returns every address that a workload or a node has, or that is pending by itself, in no particular order.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, Known)> {
+        self.ends.iter()
+    }
+
+    /// Returns the first address of every outside region that some rule tells from the rest, and its profile. Addresses in no
+    /// region have [`ProfileHandle::NOWHERE`].
+    pub fn regions(&self) -> impl Iterator<Item = (IpAddr, ProfileHandle)> {
+        self.ends.regions.iter().map(|(address, profile)| (address, *profile))
+    }
+
+    /// Returns what a profile is; `handle` must be of this set.
+    pub fn profile(&self, handle: ProfileHandle) -> Profile<'_> {
+        let entry = self.entry(handle);
+        let cluster = if entry.is_workload { self.clusters.get(entry.cluster).and_then(Option::as_ref) } else { None };
+        Profile { cluster, class: entry.class, rulesets: entry.rulesets }
+    }
+
+    /// Returns the verdicts of workloads of the profile `subject` for peers of the profile `peer`, on the side of `direction`:
+    /// intervals that follow each other and leave nothing out. Both must be of this set.
+    pub fn intervals(&self, subject: ProfileHandle, peer: ProfileHandle, direction: Direction) -> Vec<Interval> {
+        let (subject, peer) = (self.entry(subject), self.entry(peer));
+        let number = subject.rulesets[side(direction)];
+        let row = self.rulesets.get(number).map(|ruleset| ruleset.row(peer.class)).unwrap_or_default();
+        let steps: Vec<(u32, Outcome)> = match row {
+            [] => vec![(0, Outcome::Undecided)],
+            row => row.iter().map(|step| (step.start, step.outcome())).collect(),
+        };
+        let mut intervals = Vec::new();
+        for (at, (start, outcome)) in steps.iter().enumerate() {
+            let end = steps.get(at + 1).map_or(KEYS, |(start, _)| *start);
+            let verdict = verdict(*outcome, |rule| RuleId { cluster: subject.cluster, ruleset: number, rule });
+            split(*start, end, &mut |protocols, ports| intervals.push(Interval { protocols, ports, verdict }));
+        }
+        intervals
+    }
+}
+
+impl ProfileHandle {
+    /// The profile of addresses that no rule tells from others, and of what is pending.
+    pub const NOWHERE: ProfileHandle = ProfileHandle(0);
+}
+
+fn verdict(outcome: Outcome, id: impl Fn(u32) -> RuleId) -> Verdict<RuleId> {
+    match outcome {
+        Outcome::Undecided => Verdict::Allow(Reason::Default),
+        Outcome::Isolated => Verdict::Deny(Reason::Isolated),
+        Outcome::AdminAllow(rule) => Verdict::Allow(Reason::Admin(id(rule))),
+        Outcome::AdminDeny(rule) => Verdict::Deny(Reason::Admin(id(rule))),
+        Outcome::NetworkAllow(rule) => Verdict::Allow(Reason::NetworkPolicy(id(rule))),
+        Outcome::BaselineAllow(rule) => Verdict::Allow(Reason::Baseline(id(rule))),
+        Outcome::BaselineDeny(rule) => Verdict::Deny(Reason::Baseline(id(rule))),
+    }
+}
+
+/// Splits places between protocols: those with ports one by one, the others together.
+fn split(start: u32, end: u32, emit: &mut impl FnMut(Protocols, (u16, u16))) {
+    const PORTS: u32 = 1 << 16;
+    let mut at = start;
+    while at < end && at < 3 * PORTS {
+        let until = end.min((at / PORTS + 1) * PORTS);
+        let ((protocol, first), (_, last)) = (protocol_and_port(at), protocol_and_port(until - 1));
+        emit(Protocols::One(protocol), (first, last));
+        at = until;
+    }
+    if at < end {
+        // Rules name protocols without ports whole, so both are at an edge of one.
+        let number = |at: u32| u8::try_from(at / PORTS - 3).unwrap_or(u8::MAX);
+        emit(Protocols::Others(number(at), number(end - 1)), (0, 0));
+    }
+}
