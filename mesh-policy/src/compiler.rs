@@ -38,6 +38,7 @@ mod profiles;
 mod regions;
 mod rows;
 mod rulesets;
+mod split;
 mod workloads;
 
 /// How many profiles that nobody has any more are kept with what belongs to them: a pod that is replaced by its like, or a
@@ -345,8 +346,8 @@ impl Parts {
             if let profiles::Seat::Workload { identity, ports } = seat {
                 self.identities.release(identity);
                 self.tables.release(ports);
-                built.rulesets.into_iter().for_each(|ruleset| self.rulesets.release(ruleset));
             }
+            self.profiles.release_subject(built.subject);
             self.sets.release(region);
             self.classes.release(built.class);
         }
@@ -356,6 +357,9 @@ impl Parts {
     fn collect(&mut self, set: &mut PolicySet) {
         for peers in self.identities.collect() {
             self.sets.release(peers);
+        }
+        for ruleset in self.profiles.collect_subjects() {
+            self.rulesets.release(ruleset);
         }
         for table in self.rulesets.collect(&mut set.rulesets) {
             self.tables.release(table);

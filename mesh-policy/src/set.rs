@@ -105,6 +105,7 @@ pub struct PolicySet {
     pub(crate) settings: (Settings, CrossClusterDefault),
     pub(crate) ends: Ends,
     pub(crate) profiles: Pages<ProfileEntry>,
+    pub(crate) subjects: Pages<Subject>,
     /// By profile and direction: each used by many profiles.
     pub(crate) rulesets: Pages<Ruleset>,
     pub(crate) workloads: Pages<Option<Arc<WorkloadEntry>>>,
@@ -122,11 +123,16 @@ pub struct PolicySet {
 pub(crate) struct ProfileEntry {
     /// As peers: their class.
     pub(crate) class: u32,
-    /// As subjects: their rule sets, [ingress, egress]. Only workloads have them.
+    /// As subjects: what they are, 0 for those that are no workloads.
+    pub(crate) subject: u32,
+}
+
+/// What workloads with the same rules in the same cluster share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Subject {
+    /// Their rule sets, [ingress, egress].
     pub(crate) rulesets: [u32; 2],
-    /// The cluster of workloads.
     pub(crate) cluster: u32,
-    pub(crate) is_workload: bool,
 }
 
 #[derive(Debug)]
@@ -252,7 +258,7 @@ impl PolicySet {
         if own.end == peer.end {
             return Verdict::Allow(Reason::OwnAddress);
         }
-        let subject = self.entry(own.profile);
+        let subject = self.subject(self.entry(own.profile).subject);
         let class = self.entry(peer.profile).class;
         let number = subject.rulesets[side(direction)];
         let ruleset = self.rulesets.get(number).expect("a profile's rule set is in its set");
@@ -270,8 +276,17 @@ impl PolicySet {
     }
 
     #[inline]
-    fn entry(&self, handle: ProfileHandle) -> &ProfileEntry {
-        self.profiles.get(handle.0).expect("a flow's profile is in its set")
+    fn entry(&self, handle: ProfileHandle) -> ProfileEntry {
+        *self.profiles.get(handle.0).expect("a flow's profile is in its set")
+    }
+
+    #[inline]
+    fn subject(&self, number: u32) -> Subject {
+        self.subjects.get(number).copied().unwrap_or_default()
+    }
+
+    fn cluster_of(&self, known: Known) -> u32 {
+        self.subject(self.entry(known.profile).subject).cluster
     }
 
     /// Rule 10: the workload's own node, by any of the node's addresses.
@@ -295,7 +310,7 @@ impl PolicySet {
         let (End::Workload(_), End::Workload(_)) = (flow.source.end, flow.destination.end) else {
             return Verdict::Allow(Reason::Default);
         };
-        let (client, server) = (self.entry(flow.source.profile).cluster, self.entry(flow.destination.profile).cluster);
+        let (client, server) = (self.cluster_of(flow.source), self.cluster_of(flow.destination));
         if client == server {
             return Verdict::Allow(Reason::Default);
         }
@@ -415,6 +430,7 @@ impl Default for PolicySet {
             settings: (Settings::default(), CrossClusterDefault::Allow),
             ends: Ends::default(),
             profiles,
+            subjects: Pages::default(),
             rulesets: Pages::default(),
             workloads: Pages::default(),
             identities: Pages::default(),

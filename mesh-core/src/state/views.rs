@@ -31,6 +31,11 @@ impl State {
         if owners.is_some() || self.addresses.is_refused(address) { Located::Pending } else { Located::External }
     }
 
+    /// Returns the workload at `address`, as [`State::locate`] finds it.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&WorkloadId> {
+        self.addresses.workload(address)
+    }
+
     /// Returns the prefixes in which an address without an identity is pending, never external: those of the grants, also of
     /// grants that are over or revoked, and the addresses of refused workloads of plain sources.
     pub fn pending_prefixes(&self) -> impl Iterator<Item = Prefix> {

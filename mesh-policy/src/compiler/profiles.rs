@@ -9,7 +9,7 @@ use super::Parts;
 use super::classes::Class;
 use super::rulesets::Selection;
 use crate::peers::Peer;
-use crate::set::{Known, ProfileEntry};
+use crate::set::{Known, ProfileEntry, Subject};
 use crate::store::Interner;
 use crate::{End, NodeHandle, PolicySet, ProfileHandle, WorkloadHandle};
 
@@ -25,7 +25,8 @@ pub(super) enum Seat {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Built {
     pub(super) class: u32,
-    pub(super) rulesets: [u32; 2],
+    /// 0 for what is no workload.
+    pub(super) subject: u32,
 }
 
 /// Every profile by its number, for a seat and the set of peers of its region; 0 is that of nobody nowhere.
@@ -33,6 +34,8 @@ pub(super) struct Built {
 pub(super) struct Profiles {
     profiles: Interner<(Seat, u32)>,
     built: Vec<Built>,
+    /// The distinct subjects; 0 is none, for good.
+    subjects: Interner<Subject>,
     /// The profiles of the outside regions, which use them.
     outside: Vec<u32>,
 }
@@ -43,6 +46,17 @@ impl Profiles {
         let (nobody, _) = self.profiles.intern((Seat::Outside, 0));
         self.profiles.retain(nobody);
         self.built.push(Built::default());
+        let (none, _) = self.subjects.intern(Subject { rulesets: [u32::MAX; 2], cluster: u32::MAX });
+        self.subjects.retain(none);
+    }
+
+    pub(super) fn release_subject(&mut self, subject: u32) {
+        self.subjects.release(subject);
+    }
+
+    /// Forgets the subjects that no profile is; returns their rule sets.
+    pub(super) fn collect_subjects(&mut self) -> Vec<u32> {
+        self.subjects.collect(0).into_iter().flat_map(|(_, subject)| subject.rulesets).collect()
     }
 
     /// Returns the number of the set of peers of the profile's region.
@@ -75,7 +89,7 @@ impl Parts {
                 self.identities.retain(identity);
                 self.tables.retain(ports);
             }
-            let built = self.build(seat, region);
+            let built = self.build(seat, region, set);
             self.put(number, built, set);
         }
         number
@@ -86,11 +100,11 @@ impl Parts {
         self.regions.lookup(address).copied().unwrap_or(0)
     }
 
-    /// Finds the class and the rule sets of a profile, and uses them.
-    fn build(&mut self, seat: Seat, region: u32) -> Built {
+    /// Finds the class and the subject of a profile, and uses them.
+    fn build(&mut self, seat: Seat, region: u32, set: &mut PolicySet) -> Built {
         let by_address = self.sets.get(region);
-        let (class, rulesets) = match seat {
-            Seat::Node | Seat::Outside => (Class { peers: by_address.clone(), ports: 0 }, [0; 2]),
+        let (class, subject) = match seat {
+            Seat::Node | Seat::Outside => (Class { peers: by_address.clone(), ports: 0 }, 0),
             Seat::Workload { identity, ports } => {
                 let by_identity = self.sets.get(self.identities.peers(identity));
                 let told = by_address.iter().filter(|peer| self.is_told_of_workloads(**peer));
@@ -103,10 +117,16 @@ impl Parts {
                     if new {
                         self.tables.retain(table);
                     }
-                    self.rulesets.retain(number);
                     number
                 });
-                (Class { peers: peers.into(), ports }, rulesets)
+                let cluster = cluster.clone();
+                let subject = Subject { rulesets, cluster: self.cluster(&cluster) };
+                let (number, new) = self.profiles.subjects.intern(subject);
+                if new {
+                    rulesets.into_iter().for_each(|ruleset| self.rulesets.retain(ruleset));
+                    set.subjects.set(number, subject);
+                }
+                (Class { peers: peers.into(), ports }, number)
             }
         };
         let (class, new) = self.classes.intern(class);
@@ -114,7 +134,8 @@ impl Parts {
             self.tables.retain(self.classes.get(class).ports);
         }
         self.classes.retain(class);
-        Built { class, rulesets }
+        self.profiles.subjects.retain(subject);
+        Built { class, subject }
     }
 
     /// Tells whether a peer that is told by its address may be a workload.
@@ -133,15 +154,8 @@ impl Parts {
             self.profiles.built.resize_with(at + 1, Built::default);
         }
         self.profiles.built[at] = built;
-        let (cluster, is_workload) = match self.profiles.profiles.get(number).0 {
-            Seat::Workload { identity, .. } => {
-                let cluster = self.identities.cluster(identity).clone();
-                (self.cluster(&cluster), true)
-            }
-            Seat::Node | Seat::Outside => (0, false),
-        };
-        let Built { class, rulesets } = built;
-        set.profiles.set(number, ProfileEntry { class, rulesets, cluster, is_workload });
+        let Built { class, subject } = built;
+        set.profiles.set(number, ProfileEntry { class, subject });
     }
 
     /// Builds anew the profiles of `identities`, idle ones too.
@@ -153,10 +167,10 @@ impl Parts {
         for (number, (seat, region)) in all {
             let Seat::Workload { identity, .. } = seat else { continue };
             if identities.contains(&identity) {
-                let built = self.build(seat, region);
+                let built = self.build(seat, region, set);
                 let before = self.profiles.built[number as usize];
                 self.classes.release(before.class);
-                before.rulesets.into_iter().for_each(|ruleset| self.rulesets.release(ruleset));
+                self.profiles.subjects.release(before.subject);
                 self.put(number, built, set);
             }
         }

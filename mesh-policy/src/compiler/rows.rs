@@ -4,20 +4,26 @@ use mesh_core::NamedPort;
 use mesh_core::policy::RuleAction;
 
 use crate::book::{Ports, Rule};
-use crate::set::ruleset::{KEYS, Outcome, Step, key};
+use crate::set::ruleset::{KEYS, LINE, Line, Outcome, Step, key};
 
-/// The rules that matter to a class, tier after tier, each with its number in the rule set.
-pub(super) struct Matching<'a> {
-    pub(super) admin: Vec<(u32, &'a Rule)>,
-    /// `None`: no NetworkPolicy selects the subject.
-    pub(super) network: Option<Vec<(u32, &'a Rule)>>,
-    pub(super) baseline: Vec<(u32, &'a Rule)>,
-    /// The destination workload's named ports.
-    pub(super) named: &'a [NamedPort],
+/// The tier of a rule of a rule set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tier {
+    Admin,
+    Network,
+    Baseline,
+}
+
+/// A rule that matters, by its number in the rule set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applying<'a> {
+    pub(super) number: u32,
+    pub(super) tier: Tier,
+    pub(super) rule: &'a Rule,
 }
 
 /// What is known of an interval while the tiers are gone through.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
     Open,
     /// A rule said `Pass`: no other rule of the tier counts.
@@ -25,109 +31,115 @@ enum Mark {
     Decided(Outcome),
 }
 
-/// The intervals between all ports that the rules name, each with its mark.
-struct Canvas {
+/// Makes rows; its buffers are used again.
+#[derive(Debug, Default)]
+pub(super) struct Painter {
+    /// Where the intervals begin between all ports that the rules name.
     starts: Vec<u32>,
     marks: Vec<Mark>,
+    steps: Vec<Step>,
 }
 
-impl Matching<'_> {
-    /// Appends the row to `steps`: a header with the number of its steps, then the steps, the first of which starts at 0.
-    pub(super) fn write_row(&self, steps: &mut Vec<Step>) {
-        let mut canvas = self.canvas();
-        for (number, rule) in &self.admin {
-            canvas.paint(
-                &spans(&rule.ports, self.named),
-                mark(rule.action, Outcome::AdminAllow(*number), Outcome::AdminDeny(*number)),
-            );
+impl Painter {
+    /// Makes the row of `rules`, in the order in which they are consulted; `isolated`: a NetworkPolicy selects the subject.
+    /// `named` are the destination workload's named ports.
+    pub(super) fn paint(&mut self, rules: &[Applying<'_>], isolated: bool, named: &[NamedPort]) {
+        self.starts.clear();
+        self.starts.push(0);
+        for applying in rules {
+            for_spans(&applying.rule.ports, named, |first, end| self.starts.extend([first, end]));
         }
-        canvas.reopen();
-        match &self.network {
-            Some(rules) => {
-                for (number, rule) in rules {
-                    canvas.paint(&spans(&rule.ports, self.named), Mark::Decided(Outcome::NetworkAllow(*number)));
-                }
-                canvas.paint(&[(0, KEYS)], Mark::Decided(Outcome::Isolated));
+        self.starts.sort_unstable();
+        self.starts.dedup();
+        // The end of all places starts nothing.
+        while self.starts.last().is_some_and(|start| *start >= KEYS) {
+            self.starts.pop();
+        }
+        self.marks.clear();
+        self.marks.resize(self.starts.len(), Mark::Open);
+        let mut tier = Tier::Admin;
+        for Applying { number, tier: of_rule, rule } in rules.iter().copied() {
+            if of_rule != tier {
+                self.end_tier(tier, of_rule, isolated);
+                tier = of_rule;
             }
-            None => {
-                for (number, rule) in &self.baseline {
-                    let mark = mark(rule.action, Outcome::BaselineAllow(*number), Outcome::BaselineDeny(*number));
-                    canvas.paint(&spans(&rule.ports, self.named), mark);
-                }
+            let mark = match (of_rule, rule.action) {
+                (Tier::Network, _) => Mark::Decided(Outcome::NetworkAllow(number)),
+                (_, RuleAction::Pass) => Mark::Passed,
+                (Tier::Admin, RuleAction::Accept) => Mark::Decided(Outcome::AdminAllow(number)),
+                (Tier::Admin, RuleAction::Deny) => Mark::Decided(Outcome::AdminDeny(number)),
+                (Tier::Baseline, RuleAction::Accept) => Mark::Decided(Outcome::BaselineAllow(number)),
+                (Tier::Baseline, RuleAction::Deny) => Mark::Decided(Outcome::BaselineDeny(number)),
+            };
+            for_spans(&rule.ports, named, |first, end| mark_open(&self.starts, &mut self.marks, (first, end), mark));
+        }
+        if tier != Tier::Baseline {
+            self.end_tier(tier, Tier::Baseline, isolated);
+        }
+    }
+
+    /// Opens what was passed on to a later tier, and decides what NetworkPolicy leaves open where one applies.
+    fn end_tier(&mut self, from: Tier, to: Tier, isolated: bool) {
+        for mark in &mut self.marks {
+            if *mark == Mark::Passed {
+                *mark = Mark::Open;
+            }
+            if isolated && from <= Tier::Network && to == Tier::Baseline && *mark == Mark::Open {
+                *mark = Mark::Decided(Outcome::Isolated);
             }
         }
-        let header = steps.len();
-        steps.push(Step::new(0, Outcome::Undecided));
+    }
+
+    /// Appends the row to `lines`: a header with the number of its steps, then the steps, the first of which starts at 0.
+    pub(super) fn write(&mut self, lines: &mut Vec<Line>) {
+        self.steps.clear();
+        self.steps.push(Step::default());
         let mut last = None;
-        for (start, mark) in canvas.starts.iter().zip(&canvas.marks) {
+        for (start, mark) in self.starts.iter().zip(&self.marks) {
             let outcome = match mark {
                 Mark::Decided(outcome) => *outcome,
                 Mark::Open | Mark::Passed => Outcome::Undecided,
             };
             if last != Some(outcome) {
-                steps.push(Step::new(*start, outcome));
+                self.steps.push(Step::new(*start, outcome));
                 last = Some(outcome);
             }
         }
-        steps[header].start = u32::try_from(steps.len() - header - 1).expect("fewer steps than places");
-    }
-
-    fn canvas(&self) -> Canvas {
-        let mut starts = vec![0];
-        let rules = self.admin.iter().chain(self.network.iter().flatten()).chain(&self.baseline);
-        for (_, rule) in rules {
-            for (first, end) in spans(&rule.ports, self.named) {
-                starts.extend([first, end]);
-            }
-        }
-        starts.sort_unstable();
-        starts.dedup();
-        // The end of all places starts nothing.
-        starts.retain(|start| *start < KEYS);
-        Canvas { marks: vec![Mark::Open; starts.len()], starts }
-    }
-}
-
-impl Canvas {
-    /// Marks what is still open in `spans`.
-    fn paint(&mut self, spans: &[(u32, u32)], mark: Mark) {
-        for (first, end) in spans {
-            let at = self.starts.partition_point(|start| start < first);
-            for (start, known) in self.starts.iter().zip(&mut self.marks).skip(at) {
-                if start >= end {
-                    break;
-                }
-                if *known == Mark::Open {
-                    *known = mark;
-                }
-            }
+        self.steps[0].start = u32::try_from(self.steps.len() - 1).expect("fewer steps than places");
+        for steps in self.steps.chunks(LINE) {
+            let mut line = Line([Step::default(); LINE]);
+            line.0[..steps.len()].copy_from_slice(steps);
+            lines.push(line);
         }
     }
+}
 
-    /// Opens what was passed on to the next tier.
-    fn reopen(&mut self) {
-        self.marks.iter_mut().filter(|mark| **mark == Mark::Passed).for_each(|mark| *mark = Mark::Open);
+/// Marks what is still open between `first` and `end`.
+fn mark_open(starts: &[u32], marks: &mut [Mark], (first, end): (u32, u32), mark: Mark) {
+    let at = starts.partition_point(|start| *start < first);
+    for (start, known) in starts.iter().zip(marks).skip(at) {
+        if *start >= end {
+            break;
+        }
+        if *known == Mark::Open {
+            *known = mark;
+        }
     }
 }
 
-fn mark(action: RuleAction, allow: Outcome, deny: Outcome) -> Mark {
-    match action {
-        RuleAction::Accept => Mark::Decided(allow),
-        RuleAction::Deny => Mark::Decided(deny),
-        RuleAction::Pass => Mark::Passed,
-    }
-}
-
-/// Returns the places that a rule's ports are, where `named` are the destination's named ports.
-fn spans(ports: &Ports, named: &[NamedPort]) -> Vec<(u32, u32)> {
+/// Calls `each` with the places that a rule's ports are, where `named` are the destination's named ports.
+fn for_spans(ports: &Ports, named: &[NamedPort], mut each: impl FnMut(u32, u32)) {
     if ports.all {
-        return vec![(0, KEYS)];
+        return each(0, KEYS);
     }
-    let by_name = ports.named.iter().flat_map(|(protocol, name)| {
-        let meant = named.iter().filter(move |port| {
+    ports.spans.iter().for_each(|(first, end)| each(*first, *end));
+    for (protocol, name) in &ports.named {
+        let meant = named.iter().filter(|port| {
             port.name == *name && protocol.is_none_or(|wanted| wanted == port.protocol) && port.protocol.has_ports()
         });
-        meant.map(|port| (key(port.protocol, port.port), key(port.protocol, port.port) + 1))
-    });
-    ports.spans.iter().copied().chain(by_name).collect()
+        for port in meant {
+            let place = key(port.protocol, port.port);
+            each(place, place + 1);
+        }
+    }
 }

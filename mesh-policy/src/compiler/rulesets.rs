@@ -4,14 +4,15 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use hashbrown::{Equivalent, HashMap, HashTable};
+use hashbrown::{HashMap, HashTable};
 use mesh_core::{Direction, NamedPort};
 
 use super::classes::{Class, Classes};
-use super::rows::Matching;
+use super::rows::{Applying, Painter, Tier};
+use super::split::Splitter;
 use crate::book::{Book, Policy, Rule, Source};
 use crate::peers::Who;
-use crate::set::ruleset::{Cells, RuleRef, Ruleset, Step};
+use crate::set::ruleset::{Cells, LINE, Line, RuleRef, Ruleset};
 use crate::store::{Interner, Pages};
 
 /// The policies that apply to some subjects in one direction: subjects with the same ones share a rule set.
@@ -79,20 +80,20 @@ pub(super) fn is_subject(policy: &Policy, who: &Who<'_>) -> bool {
 
 /// A rule set's rules, sorted for compiling.
 #[derive(Debug)]
-struct Draft {
+pub(super) struct Draft {
     rules: Arc<[RuleRef]>,
     /// Where the NetworkPolicies' rules begin and end among them.
     network: (u32, u32),
     /// The rules of each peer, in order of the peers.
-    by_peer: Box<[(u32, u32)]>,
+    pub(super) by_peer: Box<[(u32, u32)]>,
     /// The rules for every peer.
     for_all: Box<[u32]>,
     /// A rule asks for named ports of the peer.
-    asks_peer_ports: bool,
+    pub(super) asks_peer_ports: bool,
     /// Where each distinct row begins, by its content.
     rows: HashTable<u32>,
-    /// More steps than this, and most are of classes that are no more.
-    most_steps: usize,
+    /// More lines than this, and most are of classes that are no more.
+    most_lines: usize,
 }
 
 /// Every rule set by its number.
@@ -106,7 +107,8 @@ pub(super) struct Rulesets {
     asking: Vec<u32>,
     /// Those that are not compiled yet.
     fresh: Vec<u32>,
-    lists: Vec<Vec<u32>>,
+    splitter: Splitter,
+    painter: Painter,
 }
 
 /// What rows are made from beside the rules.
@@ -176,7 +178,7 @@ impl Rulesets {
             for_all: for_all.into(),
             asks_peer_ports: asks,
             rows: HashTable::new(),
-            most_steps: 0,
+            most_lines: 0,
         };
         let at = number as usize;
         if self.drafts.len() <= at {
@@ -189,11 +191,15 @@ impl Rulesets {
     pub(super) fn compile(&mut self, context: &Context<'_>, fresh_classes: &[u32], sets: &mut Pages<Ruleset>) {
         let fresh = std::mem::take(&mut self.fresh);
         let mut touched: HashMap<u32, Vec<u32>> = HashMap::new();
-        for class in fresh_classes {
+        let mut is_fresh = vec![false; self.drafts.len()];
+        fresh.iter().for_each(|number| is_fresh[*number as usize] = true);
+        // Where all rule sets are new, nobody has to be told of new classes.
+        let told = if fresh.len() == self.selections.len() { &[] } else { fresh_classes };
+        for class in told {
             let Class { peers, ports } = context.classes.get(*class);
             let by_peer = peers.iter().filter_map(|peer| self.by_peer.get(*peer as usize)).flatten();
             let asking = self.asking.iter().filter(|_| *ports != 0);
-            for ruleset in by_peer.chain(asking) {
+            for ruleset in by_peer.chain(asking).filter(|ruleset| !is_fresh[**ruleset as usize]) {
                 let classes = touched.entry(*ruleset).or_default();
                 if classes.last() != Some(class) {
                     classes.push(*class);
@@ -201,7 +207,6 @@ impl Rulesets {
             }
         }
         for number in fresh {
-            touched.remove(&number);
             if self.drafts[number as usize].is_some() {
                 *sets.edit(number) = self.compile_one(number, context);
             }
@@ -215,61 +220,39 @@ impl Rulesets {
         let selection = self.selections.get(number);
         let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
         draft.rows.clear();
-        self.lists.resize_with(context.classes.bound() as usize, Vec::new);
-        let mut touched = Vec::new();
-        for run in draft.by_peer.chunk_by(|a, b| a.0 == b.0) {
-            for class in context.classes.of_peer(run[0].0) {
-                let list = &mut self.lists[*class as usize];
-                if list.is_empty() {
-                    touched.push(*class);
-                }
-                list.extend(run.iter().map(|(_, rule)| *rule));
-            }
-        }
-        if draft.asks_peer_ports {
-            touched.extend(context.classes.with_ports().iter().filter(|class| self.lists[**class as usize].is_empty()));
-        }
-        let mut steps = Vec::new();
+        let groups = self.splitter.split(draft, context.classes);
+        let (mut lines, mut list) = (Vec::new(), Vec::new());
         // The usual row comes first: that of peers which no rule names.
-        draft.row(selection, &[], context.tables.get(selection.ports()), &mut steps);
-        let (mut cells, mut known) = (Vec::new(), HashMap::new());
-        for class in touched {
-            let mut list = std::mem::take(&mut self.lists[class as usize]);
-            list.sort_unstable();
-            list.dedup();
-            let ports = if draft.asks_peer_ports { context.classes.get(class).ports } else { selection.ports() };
-            let row = match known.get(&SignatureRef(&list, ports)) {
-                Some(row) => *row,
+        draft.row(selection, (&[], context.tables.get(selection.ports())), &mut self.painter, &mut lines);
+        let mut rows: Vec<Option<u32>> = vec![None; groups.groups.len()];
+        let mut cells = Vec::with_capacity(groups.classes.len());
+        for (class, group) in groups.classes {
+            let row = match rows[group as usize] {
+                Some(row) => row,
                 None => {
-                    let row = draft.row(selection, &list, context.tables.get(ports), &mut steps);
-                    known.insert(Signature(list.clone(), ports), row);
-                    row
+                    let ports = groups.groups.rules(group, draft, &mut list);
+                    let table = context.tables.get(ports.unwrap_or(selection.ports()));
+                    *rows[group as usize].insert(draft.row(selection, (&list, table), &mut self.painter, &mut lines))
                 }
             };
             if row != 0 {
                 cells.push((class, row));
             }
-            list.clear();
-            self.lists[class as usize] = list;
         }
-        draft.most_steps = steps.len() * 4 + 4_096;
-        Ruleset {
-            cells: Cells::new(&cells),
-            steps: steps.into(),
-            rules: draft.rules.clone(),
-            is_egress: selection.direction == Direction::Egress,
-        }
+        draft.most_lines = lines.len() * 4 + 1_024;
+        let is_egress = selection.direction == Direction::Egress;
+        Ruleset { cells: Cells::new(&cells), lines: lines.into(), rules: draft.rules.clone(), is_egress }
     }
 
     /// Gives new classes their rows in a rule set that is compiled.
     fn extend(&mut self, number: u32, context: &Context<'_>, classes: &[u32], set: &mut Ruleset) {
         let selection = self.selections.get(number);
         let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
-        if set.steps.len() > draft.most_steps {
+        if set.lines.len() > draft.most_lines {
             *set = self.compile_one(number, context);
             return;
         }
-        let mut steps = set.steps.to_vec();
+        let mut lines = set.lines.to_vec();
         let mut changes = Vec::new();
         for class in classes {
             let known = context.classes.get(*class);
@@ -277,10 +260,11 @@ impl Rulesets {
             list.sort_unstable();
             list.dedup();
             let ports = if draft.asks_peer_ports { known.ports } else { selection.ports() };
-            changes.push((*class, draft.row(selection, &list, context.tables.get(ports), &mut steps)));
+            let row = draft.row(selection, (&list, context.tables.get(ports)), &mut self.painter, &mut lines);
+            changes.push((*class, row));
         }
-        if steps.len() != set.steps.len() {
-            set.steps = steps.into();
+        if lines.len() != set.lines.len() {
+            set.lines = lines.into();
         }
         set.cells.change(&changes);
     }
@@ -323,58 +307,51 @@ impl Draft {
         self.by_peer[first..].iter().take_while(move |(known, _)| *known == peer).map(|(_, rule)| *rule)
     }
 
-    /// Returns where the row for peers that the rules of `list` name begins, after adding it to `steps` if it is a new one.
-    fn row(&mut self, selection: &Selection, list: &[u32], named: &[NamedPort], steps: &mut Vec<Step>) -> u32 {
-        let direction = selection.direction;
-        let mut matching =
-            Matching { admin: Vec::new(), network: selection.network.as_ref().map(|_| Vec::new()), baseline: Vec::new(), named };
-        let (mut named_peers, mut for_all) = (list.iter().peekable(), self.for_all.iter().peekable());
+    /// Returns where the row for peers that the rules of `list` name begins, after adding it to `lines` if it is a new one.
+    fn row(
+        &mut self,
+        selection: &Selection,
+        (list, named): (&[u32], &[NamedPort]),
+        painter: &mut Painter,
+        lines: &mut Vec<Line>,
+    ) -> u32 {
+        let mut applying = Vec::with_capacity(list.len() + self.for_all.len());
+        let (mut of_peers, mut for_all) = (list.iter().peekable(), self.for_all.iter().peekable());
         loop {
-            let next = match (named_peers.peek(), for_all.peek()) {
-                (Some(a), Some(b)) if a <= b => named_peers.next(),
+            let next = match (of_peers.peek(), for_all.peek()) {
+                (Some(a), Some(b)) if a < b => of_peers.next(),
                 (_, Some(_)) => for_all.next(),
-                (Some(_), None) => named_peers.next(),
-                (None, None) => break,
+                (_, None) => of_peers.next(),
             };
             let Some(number) = next.copied() else { break };
-            let rule = rule(&self.rules[number as usize], direction);
-            let (first, end) = self.network;
-            match &mut matching.network {
-                _ if number < first => matching.admin.push((number, rule)),
-                Some(network) if number < end => network.push((number, rule)),
-                _ => matching.baseline.push((number, rule)),
-            }
+            let tier = match self.network {
+                (first, _) if number < first => Tier::Admin,
+                (_, end) if number < end => Tier::Network,
+                _ => Tier::Baseline,
+            };
+            applying.push(Applying { number, tier, rule: rule(&self.rules[number as usize], selection.direction) });
         }
-        let begin = steps.len();
-        matching.write_row(steps);
+        // Where a NetworkPolicy applies, Baseline is not consulted.
+        if selection.network.is_some() {
+            applying.retain(|applying| applying.tier != Tier::Baseline);
+        }
+        let begin = lines.len();
+        painter.paint(&applying, selection.network.is_some(), named);
+        painter.write(lines);
         let content = |at: u32| {
             let at = at as usize;
-            at..at + 1 + steps[at].start as usize
+            at..at + 1 + lines[at].0[0].start as usize / LINE
         };
         let hasher = FixedState::default();
         let new = count(begin);
-        let hash = hasher.hash_one(&steps[begin..]);
-        if let Some(known) = self.rows.find(hash, |known| steps[content(*known)] == steps[begin..]) {
+        let hash = hasher.hash_one(&lines[begin..]);
+        if let Some(known) = self.rows.find(hash, |known| lines[content(*known)] == lines[begin..]) {
             let known = *known;
-            steps.truncate(begin);
+            lines.truncate(begin);
             return known;
         }
-        self.rows.insert_unique(hash, new, |known| hasher.hash_one(&steps[content(*known)]));
+        self.rows.insert_unique(hash, new, |known| hasher.hash_one(&lines[content(*known)]));
         new
-    }
-}
-
-/// The rules that name a peer and its named ports: peers with the same signature have the same row.
-#[derive(PartialEq, Eq, Hash)]
-struct Signature(Vec<u32>, u32);
-
-/// A [`Signature`] to look up.
-#[derive(Hash)]
-struct SignatureRef<'a>(&'a [u32], u32);
-
-impl Equivalent<Signature> for SignatureRef<'_> {
-    fn equivalent(&self, known: &Signature) -> bool {
-        self.0 == known.0 && self.1 == known.1
     }
 }
 

@@ -155,19 +155,13 @@ impl Parts {
     /// Finds out whose `address` is, and makes it known.
     pub(super) fn resolve(&mut self, state: &State, address: IpAddr, set: &mut PolicySet) {
         let region = self.region(address);
-        let now = match state.locate(address) {
-            Located::Workload(workload) => self.workloads.find(&workload.id, set).and_then(|handle| {
-                let known = entry(set, handle)?;
+        let workload = state.workload_at(address).and_then(|id| self.workloads.find(id, set));
+        let now = match workload.and_then(|handle| Some((handle, entry(set, handle)?))) {
+            Some((handle, known)) => {
                 let seat = Seat::Workload { identity: known.identity, ports: known.ports };
                 Some((End::Workload(WorkloadHandle(handle)), self.profile(seat, region, set)))
-            }),
-            Located::Node(node) => self.nodes.find(node).map(|handle| {
-                let profile = self.profile(Seat::Node, region, set);
-                (End::Node(NodeHandle(handle)), profile)
-            }),
-            // Where its cluster's prefixes make it pending, nothing has to be said of the address itself.
-            Located::Pending if set.ends.pending.lookup(address).is_none() => Some((End::Pending, 0)),
-            Located::Pending | Located::External => None,
+            }
+            None => self.resolve_other(state, address, region, set),
         };
         if let Some((_, profile)) = now {
             self.profiles.retain(profile);
@@ -175,6 +169,19 @@ impl Parts {
         let now = now.map(|(end, profile)| Known { end, profile: ProfileHandle(profile) });
         if let Some(before) = set.ends.set(address, now) {
             self.profiles.release(before.profile.0);
+        }
+    }
+
+    /// Finds out who is at an address that is no workload's.
+    fn resolve_other(&mut self, state: &State, address: IpAddr, region: u32, set: &mut PolicySet) -> Option<(End, u32)> {
+        match state.locate(address) {
+            Located::Node(node) => self.nodes.find(node).map(|handle| {
+                let profile = self.profile(Seat::Node, region, set);
+                (End::Node(NodeHandle(handle)), profile)
+            }),
+            // Where its cluster's prefixes make it pending, nothing has to be said of the address itself.
+            Located::Pending if set.ends.pending.lookup(address).is_none() => Some((End::Pending, 0)),
+            Located::Pending | Located::External | Located::Workload(_) => None,
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Outcome {
 }
 
 /// From `start` on, to the next step's start, the outcome is this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Step {
     pub(crate) start: u32,
     outcome: u32,
@@ -102,11 +102,21 @@ pub(crate) struct RuleRef {
     pub(crate) at: u32,
 }
 
-/// Where the row of each class begins; class by class, or only those that are not usual.
+/// Eight steps, as many as a cache line holds: rows begin at one, so that most of them are read at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(align(64))]
+pub(crate) struct Line(pub(crate) [Step; LINE]);
+
+/// The steps of a line.
+pub(crate) const LINE: usize = 8;
+
+/// The line at which the row of each class begins; class by class, or only those that are not usual.
 #[derive(Clone, Debug)]
 pub(crate) enum Cells {
     /// By class; a class beyond the end has the usual row, 0.
-    Dense(Arc<[u32]>),
+    Dense(Arc<[u16]>),
+    /// The same, of a rule set with very many rows.
+    Wide(Arc<[u32]>),
     /// An open table of `class << 32 | row`, a power of two long and at most half full.
     Sparse(Arc<[u64]>),
 }
@@ -122,13 +132,11 @@ impl Default for Cells {
 impl Cells {
     /// Makes the cells of `rows`, each a class and where its row begins; other classes have the row that begins at 0.
     pub(crate) fn new(rows: &[(u32, u32)]) -> Cells {
-        let Some(last) = rows.iter().map(|(class, _)| *class).max() else { return Cells::default() };
+        let Some(last) = rows.iter().map(|(class, _)| *class as usize).max() else { return Cells::default() };
         let slots = (rows.len() * 2).next_power_of_two();
-        // Whichever is smaller, and a little more for the one that is faster.
-        if last as usize / 2 <= slots * 2 {
-            let mut cells = vec![0; last as usize + 1];
-            rows.iter().for_each(|(class, row)| cells[*class as usize] = *row);
-            return Cells::Dense(cells.into());
+        // A dense cell is a quarter of a slot, and faster.
+        if last / 8 <= slots {
+            return Cells::dense(last + 1, rows);
         }
         let mut table = vec![EMPTY; slots];
         for (class, row) in rows {
@@ -141,31 +149,41 @@ impl Cells {
         Cells::Sparse(table.into())
     }
 
+    fn dense(len: usize, rows: &[(u32, u32)]) -> Cells {
+        if rows.iter().all(|(_, row)| u16::try_from(*row).is_ok()) {
+            let mut cells = vec![0; len];
+            rows.iter().for_each(|(class, row)| cells[*class as usize] = *row as u16);
+            return Cells::Dense(cells.into());
+        }
+        let mut cells = vec![0; len];
+        rows.iter().for_each(|(class, row)| cells[*class as usize] = *row);
+        Cells::Wide(cells.into())
+    }
+
     /// Gives classes other rows.
     pub(crate) fn change(&mut self, changes: &[(u32, u32)]) {
-        let last = changes.iter().filter(|(_, row)| *row != 0).map(|(class, _)| *class as usize).max();
-        match self {
-            Cells::Dense(cells) if last.is_none_or(|last| last < cells.len().max(32) * 2) => {
-                let len = cells.len().max(last.map_or(0, |last| last + 1));
-                let mut changed: Vec<u32> = cells.iter().copied().chain(std::iter::repeat_n(0, len - cells.len())).collect();
-                for (class, row) in changes.iter().filter(|(class, _)| (*class as usize) < len) {
-                    changed[*class as usize] = *row;
+        if let Cells::Dense(cells) = self {
+            let fits = |(class, row): &(u32, u32)| (*class as usize) < cells.len() && u16::try_from(*row).is_ok();
+            if changes.iter().all(|change| fits(change) || change.1 == 0) {
+                let mut changed: Vec<u16> = cells.to_vec();
+                for (class, row) in changes.iter().filter(|change| fits(change)) {
+                    changed[*class as usize] = *row as u16;
                 }
                 *cells = changed.into();
-            }
-            _ => {
-                let mut all: HashMap<u32, u32> = self.list().into_iter().collect();
-                all.extend(changes.iter().copied());
-                all.retain(|_, row| *row != 0);
-                *self = Cells::new(&all.into_iter().collect::<Vec<_>>());
+                return;
             }
         }
+        let mut all: HashMap<u32, u32> = self.list().into_iter().collect();
+        all.extend(changes.iter().copied());
+        all.retain(|_, row| *row != 0);
+        *self = Cells::new(&all.into_iter().collect::<Vec<_>>());
     }
 
     #[inline]
     fn row(&self, class: u32) -> u32 {
         match self {
-            Cells::Dense(cells) => cells.get(class as usize).copied().unwrap_or(0),
+            Cells::Dense(cells) => cells.get(class as usize).copied().unwrap_or(0).into(),
+            Cells::Wide(cells) => cells.get(class as usize).copied().unwrap_or(0),
             Cells::Sparse(table) => {
                 let mut at = scatter(class) & (table.len() - 1);
                 loop {
@@ -185,7 +203,8 @@ impl Cells {
     /// Returns every cell that is not the usual one.
     pub(crate) fn list(&self) -> Vec<(u32, u32)> {
         match self {
-            Cells::Dense(cells) => (0..).zip(cells.iter().copied()).filter(|(_, row)| *row != 0).collect(),
+            Cells::Dense(cells) => (0..).zip(cells.iter().map(|row| u32::from(*row))).filter(|(_, row)| *row != 0).collect(),
+            Cells::Wide(cells) => (0..).zip(cells.iter().copied()).filter(|(_, row)| *row != 0).collect(),
             Cells::Sparse(table) => {
                 let cells = table.iter().filter(|cell| **cell != EMPTY);
                 cells.map(|cell| ((cell >> 32) as u32, *cell as u32)).collect()
@@ -203,8 +222,9 @@ fn scatter(class: u32) -> usize {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
     pub(crate) cells: Cells,
-    /// Rows, each a header whose `start` is the number of its steps, and its steps; the row at 0 is the usual one.
-    pub(crate) steps: Arc<[Step]>,
+    /// Rows, each from the beginning of a line: a header whose `start` is the number of its steps, and its steps. The row at 0 is
+    /// the usual one.
+    pub(crate) lines: Arc<[Line]>,
     /// The rules by the numbers that outcomes have.
     pub(crate) rules: Arc<[RuleRef]>,
     /// The rules are egress rules.
@@ -215,18 +235,33 @@ impl Ruleset {
     /// Returns the outcome for peers of `class` at the place `key`.
     #[inline]
     pub(crate) fn outcome(&self, class: u32, key: u32) -> Outcome {
-        let row = self.row(class);
-        let at = row.partition_point(|step| step.start <= key);
-        // The first step starts at 0; a set without rows decides nothing.
-        row.get(at.wrapping_sub(1)).map_or(Outcome::Undecided, |step| step.outcome())
+        let Some((at, len)) = self.row(class) else { return Outcome::Undecided };
+        // The last step that starts at or before the key; the first one starts at 0.
+        let (mut low, mut size) = (1, len);
+        while size > 1 {
+            let half = size / 2;
+            low = if self.step(at, low + half).start <= key { low + half } else { low };
+            size -= half;
+        }
+        self.step(at, low).outcome()
     }
 
     /// Returns the steps of `class`, the first of which starts at 0.
+    pub(crate) fn steps(&self, class: u32) -> impl Iterator<Item = Step> {
+        let (at, len) = self.row(class).unwrap_or_default();
+        (1..=len).map(move |number| self.step(at, number))
+    }
+
+    /// Returns the line at which the row of `class` begins, and the number of its steps; a set without rows decides nothing.
     #[inline]
-    pub(crate) fn row(&self, class: u32) -> &[Step] {
+    fn row(&self, class: u32) -> Option<(usize, usize)> {
         let at = self.cells.row(class) as usize;
-        let Some(header) = self.steps.get(at) else { return &[] };
-        &self.steps[at + 1..at + 1 + header.start as usize]
+        Some((at, self.lines.get(at)?.0[0].start as usize))
+    }
+
+    #[inline]
+    fn step(&self, at: usize, number: usize) -> Step {
+        self.lines[at + number / LINE].0[number % LINE]
     }
 
     /// Returns the name of the rule of that number, as `cluster` decides by it.
@@ -243,15 +278,22 @@ mod tests {
 
     #[test]
     fn cells_are_the_same_dense_and_sparse() {
-        for scale in [1, 3, 5_000] {
-            let rows: Vec<(u32, u32)> = (1..200).map(|number| (number * scale, number)).collect();
+        for (scale, offset) in [(1, 0), (3, 0), (3, 70_000), (5_000, 0)] {
+            let rows: Vec<(u32, u32)> = (1..200).map(|number| (number * scale, number + offset)).collect();
             let cells = Cells::new(&rows);
             assert_eq!(matches!(cells, Cells::Sparse(_)), scale == 5_000);
+            assert_eq!(matches!(cells, Cells::Wide(_)), offset > 0);
             let mut listed = cells.list();
             listed.sort_unstable();
             assert_eq!(listed, rows);
+            let mut changed = cells.clone();
+            changed.change(&[(scale, 0), (2 * scale, 9), (1_000 * scale, 0)]);
+            assert_eq!([0, 1, 2, 3].map(|number| changed.row(number * scale)), [0, 0, 9, 3 + offset]);
+            changed.change(&[(scale, 5), (1_000 * scale, 7), (3, 70_001)]);
+            assert_eq!([1, 1_000].map(|number| changed.row(number * scale)), [if scale == 3 { 70_001 } else { 5 }, 7]);
             for class in 0..1_000_001 {
-                let expected = if class % scale == 0 && class / scale < 200 { class / scale } else { 0 };
+                let number = class / scale;
+                let expected = if class % scale == 0 && (1..200).contains(&number) { number + offset } else { 0 };
                 assert_eq!(cells.row(class), expected, "{class}");
             }
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use mesh_core::{ClusterName, Direction, Protocol, Reason, RuleId, Verdict};
 
 use super::ruleset::{KEYS, Outcome, protocol_and_port};
-use super::{Known, PolicySet, ProfileHandle, side};
+use super::{Known, PolicySet, ProfileEntry, ProfileHandle, Subject, side};
 
 /// What rules see of an end, in numbers that mean something in one set only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,21 +58,22 @@ impl PolicySet {
 
     /// Returns what a profile is; `handle` must be of this set.
     pub fn profile(&self, handle: ProfileHandle) -> Profile<'_> {
-        let entry = self.entry(handle);
-        let cluster = if entry.is_workload { self.clusters.get(entry.cluster).and_then(Option::as_ref) } else { None };
-        Profile { cluster, class: entry.class, rulesets: entry.rulesets }
+        let ProfileEntry { class, subject } = self.entry(handle);
+        let Subject { rulesets, cluster } = self.subject(subject);
+        let cluster = if subject == 0 { None } else { self.clusters.get(cluster).and_then(Option::as_ref) };
+        Profile { cluster, class, rulesets }
     }
 
     /// Returns the verdicts of workloads of the profile `subject` for peers of the profile `peer`, on the side of `direction`:
     /// intervals that follow each other and leave nothing out. Both must be of this set.
     pub fn intervals(&self, subject: ProfileHandle, peer: ProfileHandle, direction: Direction) -> Vec<Interval> {
-        let (subject, peer) = (self.entry(subject), self.entry(peer));
+        let (subject, peer) = (self.subject(self.entry(subject).subject), self.entry(peer));
         let number = subject.rulesets[side(direction)];
-        let row = self.rulesets.get(number).map(|ruleset| ruleset.row(peer.class)).unwrap_or_default();
-        let steps: Vec<(u32, Outcome)> = match row {
-            [] => vec![(0, Outcome::Undecided)],
-            row => row.iter().map(|step| (step.start, step.outcome())).collect(),
-        };
+        let row = self.rulesets.get(number).into_iter().flat_map(|ruleset| ruleset.steps(peer.class));
+        let mut steps: Vec<(u32, Outcome)> = row.map(|step| (step.start, step.outcome())).collect();
+        if steps.is_empty() {
+            steps.push((0, Outcome::Undecided));
+        }
         let mut intervals = Vec::new();
         for (at, (start, outcome)) in steps.iter().enumerate() {
             let end = steps.get(at + 1).map_or(KEYS, |(start, _)| *start);
@@ -114,5 +115,18 @@ fn split(start: u32, end: u32, emit: &mut impl FnMut(Protocols, (u16, u16))) {
         // Rules name protocols without ports whole, so both are at an edge of one.
         let number = |at: u32| u8::try_from(at / PORTS - 3).unwrap_or(u8::MAX);
         emit(Protocols::Others(number(at), number(end - 1)), (0, 0));
+    }
+}
+impl PolicySet {
+    /// debug
+    pub fn debug_sizes(&self) -> String {
+        let (mut n, mut rules, mut cells, mut lines, mut nd) = (0, 0, 0usize, 0usize, 0);
+        for r in self.rulesets.iter() {
+            if r.lines.is_empty() { continue }
+            n += 1; rules += r.rules.len(); lines += r.lines.len();
+            match &r.cells { super::ruleset::Cells::Sparse(_) => {}, _ => nd += 1 }
+            cells += r.cells.list().len();
+        }
+        format!("rulesets {n} rules {rules} dense {nd} nondefault {cells} lines {lines} = {} MB", lines * 64 / 1_000_000)
     }
 }

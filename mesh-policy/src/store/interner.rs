@@ -105,6 +105,11 @@ impl<K: Hash + Eq> Interner<K> {
 }
 
 impl<K> Interner<K> {
+    /// Returns the number of values, idle ones too.
+    pub(crate) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// Returns the value of a number that is in use or idle.
     pub(crate) fn get(&self, number: u32) -> &K {
         self.slots[number as usize].value.as_ref().expect("a number in use has a value")
