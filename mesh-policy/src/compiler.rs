@@ -87,11 +87,14 @@ struct Dirty<'a> {
     grants: HashSet<&'a ClusterName>,
     namespaces: HashSet<(&'a ClusterName, &'a NamespaceName)>,
     nodes: Vec<&'a NodeId>,
-    workloads: HashSet<&'a WorkloadId>,
+    /// In order where possible: neighbours are near each other in memory too.
+    workloads: Vec<&'a WorkloadId>,
     services: Vec<&'a Key>,
+    /// The namespaces that may have come to exist, or ceased to.
+    places: HashSet<(&'a ClusterName, &'a NamespaceName)>,
     domains: bool,
     /// The addresses whose owner may be another.
-    addresses: HashSet<IpAddr>,
+    addresses: Vec<IpAddr>,
 }
 
 impl<'a> Dirty<'a> {
@@ -104,16 +107,21 @@ impl<'a> Dirty<'a> {
                 }
                 Key::Namespace(cluster, namespace) => {
                     dirty.namespaces.insert((cluster, namespace));
-                    dirty.services.push(key);
+                    dirty.places.insert((cluster, namespace));
                 }
                 Key::Node(node) | Key::NodeLink(node) => dirty.nodes.push(node),
                 Key::Workload(id) => {
-                    dirty.workloads.insert(id);
-                    dirty.services.push(key);
+                    dirty.workloads.push(id);
+                    dirty.places.insert((&id.cluster, &id.namespace));
                 }
                 Key::NetworkPolicy(..) | Key::ClusterNetworkPolicy(..) => dirty.policies.push(key),
-                Key::Service(..) | Key::EndpointSlice(..) | Key::ServiceExport(..) | Key::ServiceImport(..) | Key::Export(..) => {
+                Key::EndpointSlice(..) => dirty.services.push(key),
+                Key::Service(cluster, id)
+                | Key::ServiceExport(cluster, id)
+                | Key::ServiceImport(cluster, id)
+                | Key::Export(cluster, id) => {
                     dirty.services.push(key);
+                    dirty.places.insert((cluster, &id.namespace));
                 }
                 Key::Domain(_) => dirty.domains = true,
                 Key::Lease(_) => {}
@@ -234,10 +242,10 @@ impl Parts {
             self.update_regions(state, &mut dirty, set);
         }
         self.mark_port_names(state, &mut dirty, &edits);
-        for id in dirty.workloads.iter().copied().collect::<Vec<_>>() {
+        for id in ordered(&mut dirty.workloads) {
             self.update_workload(state, id, &mut dirty, set);
         }
-        for address in std::mem::take(&mut dirty.addresses) {
+        for address in ordered(&mut dirty.addresses) {
             self.resolve(state, address, set);
         }
         // What is idle may be of peers that are gone: it cannot be built anew.
@@ -246,7 +254,7 @@ impl Parts {
         self.rebuild_profiles(&identities, set);
         self.compile_fresh(set);
         if set.settings.1 == CrossClusterDefault::Exports {
-            self.exports.update(state, (&dirty.services, &mut self.clusters, &mut self.digest), set);
+            self.exports.update(state, &dirty, (&mut self.clusters, &mut self.digest), set);
         }
         self.collect(set);
         self.number_clusters(set);
@@ -313,7 +321,7 @@ impl Parts {
         let before = std::mem::replace(&mut self.regions, now);
         for (address, known) in set.ends.iter() {
             if self.profiles.region(known.profile.0) != self.regions.lookup(address).copied().unwrap_or(0) {
-                dirty.addresses.insert(address);
+                dirty.addresses.push(address);
             }
         }
         self.update_outside(set);
@@ -389,6 +397,14 @@ impl Parts {
         pending.sort_unstable();
         self.digest.fingerprint(&(flags, state.cross_cluster_default() as u8, pending, &state.config().domains))
     }
+}
+
+/// Takes the items, each once and in order.
+fn ordered<T: Ord>(items: &mut Vec<T>) -> Vec<T> {
+    let mut items = std::mem::take(items);
+    items.sort_unstable();
+    items.dedup();
+    items
 }
 
 /// Returns the set of peers after `new` came and `gone` (sorted) went; `None` where it is the same.

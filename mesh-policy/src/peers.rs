@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
+use mesh_core::labels::SERVICE_ACCOUNT_LABEL;
 use mesh_core::{Labels, NamespaceName, Prefix, Requirement, Selector};
 
 use crate::store::Interner;
@@ -38,7 +39,7 @@ impl Who<'_> {
     /// Returns the value of a label as selectors see it on the workload.
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
         self.implicit.get(key).or_else(|| match key {
-            mesh_core::labels::SERVICE_ACCOUNT_LABEL => Some(self.service_account),
+            SERVICE_ACCOUNT_LABEL => Some(self.service_account),
             _ => self.labels.get(key),
         })
     }
@@ -64,14 +65,27 @@ impl Who<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pivot {
     namespace: Option<NamespaceName>,
-    has: Option<Has>,
+    of_namespace: Option<(Arc<str>, Arc<str>)>,
+    of_pod: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// A label that a peer asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Has {
-    OfPod(Arc<str>, Arc<str>),
-    OfNamespace(Arc<str>, Arc<str>),
+/// A [`Pivot`] to look up.
+#[derive(Clone, Copy, Hash)]
+struct PivotRef<'a> {
+    namespace: Option<&'a NamespaceName>,
+    of_namespace: Option<(&'a str, &'a str)>,
+    of_pod: Option<(&'a str, &'a str)>,
+}
+
+impl Equivalent<Pivot> for PivotRef<'_> {
+    fn equivalent(&self, pivot: &Pivot) -> bool {
+        fn text(label: &Option<(Arc<str>, Arc<str>)>) -> Option<(&str, &str)> {
+            label.as_ref().map(|(key, value)| (key.as_ref(), value.as_ref()))
+        }
+        self.namespace == pivot.namespace.as_ref()
+            && self.of_pod == text(&pivot.of_pod)
+            && self.of_namespace == text(&pivot.of_namespace)
+    }
 }
 
 /// Every distinct peer by its number, and the ones that are told by identity also by something that they ask for.
@@ -128,44 +142,43 @@ impl Peers {
     /// Returns the peers that `who` is, in ascending order.
     pub(crate) fn matching(&self, who: &Who<'_>) -> Vec<u32> {
         let mut matching = Vec::new();
-        let mut look = |has: Option<Has>| {
-            let mut pivot = Pivot { namespace: None, has };
-            for namespace in [None, Some(who.namespace.clone())] {
-                pivot.namespace = namespace;
-                let candidates = self.pivots.get(&pivot).into_iter().flatten();
+        let account = [(SERVICE_ACCOUNT_LABEL, who.service_account)];
+        let labels = who.implicit.iter().chain(account).chain(who.labels.iter()).map(Some);
+        let of_pod: Vec<Option<(&str, &str)>> = [None].into_iter().chain(labels).collect();
+        let mut look = |namespace: Option<&NamespaceName>, of_namespace: Option<(&str, &str)>| {
+            for of_pod in of_pod.iter().copied() {
+                let candidates = self.pivots.get(&PivotRef { namespace, of_namespace, of_pod }).into_iter().flatten();
                 matching.extend(candidates.copied().filter(|number| who.is(self.peers.get(*number))));
             }
         };
-        look(None);
-        let shared = |(key, value): (&str, &str)| (Arc::from(key), Arc::from(value));
-        let account = [(mesh_core::labels::SERVICE_ACCOUNT_LABEL, who.service_account)];
-        for (key, value) in who.implicit.iter().chain(account).chain(who.labels.iter()).map(shared) {
-            look(Some(Has::OfPod(key, value)));
-        }
-        for (key, value) in who.namespace_labels.iter().map(shared) {
-            look(Some(Has::OfNamespace(key, value)));
-        }
+        look(Some(who.namespace), None);
+        look(None, None);
+        who.namespace_labels.iter().for_each(|label| look(None, Some(label)));
         matching.sort_unstable();
         matching.dedup();
         matching
     }
 }
 
-/// Returns the pivots under one of which a matching identity finds the peer: the values of one `In` requirement.
+/// Returns the pivots under one of which a matching identity finds the peer: the values of an `In` requirement for the labels of
+/// the namespace, and of one for its own.
 fn pivots(peer: &Peer) -> Vec<Pivot> {
     let Peer::Workloads { namespace, namespaces, pods } = peer else { return Vec::new() };
-    let wanted = |selector: &Option<Selector>| {
-        selector.iter().flat_map(|selector| &selector.requirements).find_map(|requirement| match requirement {
-            Requirement::In(key, values) => Some((key.clone(), values.clone())),
+    let wanted = |selector: &Option<Selector>| -> Vec<Option<(Arc<str>, Arc<str>)>> {
+        let requirements = selector.iter().flat_map(|selector| &selector.requirements);
+        let one = requirements.filter_map(|requirement| match requirement {
+            Requirement::In(key, values) => Some(values.iter().map(|value| Some((key.clone(), value.clone()))).collect()),
             _ => None,
+        });
+        one.min_by_key(Vec::len).unwrap_or_else(|| vec![None])
+    };
+    let (of_namespace, of_pod) = (wanted(namespaces), wanted(pods));
+    let pairs = of_namespace.iter().flat_map(|of_namespace| of_pod.iter().map(move |of_pod| (of_namespace, of_pod)));
+    pairs
+        .map(|(of_namespace, of_pod)| Pivot {
+            namespace: namespace.clone(),
+            of_namespace: of_namespace.clone(),
+            of_pod: of_pod.clone(),
         })
-    };
-    let has: Vec<Option<Has>> = if let Some((key, values)) = wanted(pods) {
-        values.into_iter().map(|value| Some(Has::OfPod(key.clone(), value))).collect()
-    } else if let Some((key, values)) = wanted(namespaces) {
-        values.into_iter().map(|value| Some(Has::OfNamespace(key.clone(), value))).collect()
-    } else {
-        vec![None]
-    };
-    has.into_iter().map(|has| Pivot { namespace: namespace.clone(), has }).collect()
+        .collect()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use mesh_core::{ClusterName, Key, NamespaceName, ObjectName, ServiceId, State};
 
+use super::Dirty;
 use super::digest::Digest;
 use crate::PolicySet;
 use crate::exports::{BackendPort, ports_of};
@@ -21,22 +22,22 @@ pub(super) struct Exports {
 }
 
 impl Exports {
-    /// Brings the services of `keys` in step with the state, and the namespaces that they are in.
+    /// Brings the services in step with the state, and the namespaces that they can be imported in.
     pub(super) fn update(
         &mut self,
         state: &State,
-        (keys, clusters, digest): (&[&Key], &mut Interner<ClusterName>, &mut Digest),
+        dirty: &Dirty<'_>,
+        (clusters, digest): (&mut Interner<ClusterName>, &mut Digest),
         set: &mut PolicySet,
     ) {
-        let (mut services, mut places) = (HashSet::new(), HashSet::new());
-        for key in keys {
+        let mut services = HashSet::new();
+        for key in &dirty.services {
             match key {
                 Key::Service(cluster, id)
                 | Key::ServiceExport(cluster, id)
                 | Key::ServiceImport(cluster, id)
                 | Key::Export(cluster, id) => {
                     services.insert((cluster.clone(), id.clone()));
-                    places.insert((cluster.clone(), id.namespace.clone()));
                 }
                 Key::EndpointSlice(cluster, namespace, name) => {
                     let slice = (cluster.clone(), namespace.clone(), name.clone());
@@ -46,20 +47,14 @@ impl Exports {
                         self.slices.insert(slice, known.service.clone());
                     }
                 }
-                Key::Namespace(cluster, namespace) => {
-                    places.insert((cluster.clone(), namespace.clone()));
-                }
-                Key::Workload(id) => {
-                    places.insert((id.cluster.clone(), id.namespace.clone()));
-                }
                 _ => {}
             }
         }
-        for (cluster, namespace) in places {
-            let at = (number(clusters, &cluster), number(&mut self.namespaces, &namespace));
+        for (cluster, namespace) in dirty.places.iter().copied() {
+            let at = (number(clusters, cluster), number(&mut self.namespaces, namespace));
             let before = set.importable.get(&at).is_some();
-            let now = state.namespace_exists(&cluster, &namespace);
-            let atom = ("importable", &cluster, &namespace);
+            let now = state.namespace_exists(cluster, namespace);
+            let atom = ("importable", cluster, namespace);
             match (before, now) {
                 (false, true) => {
                     set.importable.insert(at, ());

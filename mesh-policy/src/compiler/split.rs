@@ -65,7 +65,8 @@ impl Splitter {
             };
         };
         if draft.asks_peer_ports {
-            let mut with_ports: Vec<(u32, u32)> = classes.with_ports().iter().map(|class| (classes.get(*class).ports, *class)).collect();
+            let mut with_ports: Vec<(u32, u32)> =
+                classes.with_ports().iter().map(|class| (classes.get(*class).ports, *class)).collect();
             with_ports.sort_unstable();
             for run in with_ports.chunk_by(|a, b| a.0 == b.0) {
                 turn += 1;

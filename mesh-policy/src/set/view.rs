@@ -117,16 +117,3 @@ fn split(start: u32, end: u32, emit: &mut impl FnMut(Protocols, (u16, u16))) {
         emit(Protocols::Others(number(at), number(end - 1)), (0, 0));
     }
 }
-impl PolicySet {
-    /// debug
-    pub fn debug_sizes(&self) -> String {
-        let (mut n, mut rules, mut cells, mut lines, mut nd) = (0, 0, 0usize, 0usize, 0);
-        for r in self.rulesets.iter() {
-            if r.lines.is_empty() { continue }
-            n += 1; rules += r.rules.len(); lines += r.lines.len();
-            match &r.cells { super::ruleset::Cells::Sparse(_) => {}, _ => nd += 1 }
-            cells += r.cells.list().len();
-        }
-        format!("rulesets {n} rules {rules} dense {nd} nondefault {cells} lines {lines} = {} MB", lines * 64 / 1_000_000)
-    }
-}
