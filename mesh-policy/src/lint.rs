@@ -31,7 +31,7 @@
 //! true, and some cases are not found: each peer of a rule must lie inside one peer of one rule before it, with all the rule's
 //! ports inside that rule's ports, and pods, nodes, networks and domain names are compared with their own kind only. Considered
 //! before a rule are: the rules before it in its tier whose policies cover its clusters and its subjects, and, for NetworkPolicy
-//! and Baseline, the Admin rules that accept or deny.
+//! and Baseline, the Admin rules that accept or deny and have no rule before them that passes.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -276,12 +276,12 @@ impl PolicySet {
     }
 
     #[inline]
-    fn entry(&self, handle: ProfileHandle) -> ProfileEntry {
+    pub(crate) fn entry(&self, handle: ProfileHandle) -> ProfileEntry {
         *self.profiles.get(handle.0).expect("a flow's profile is in its set")
     }
 
     #[inline]
-    fn subject(&self, number: u32) -> Subject {
+    pub(crate) fn subject(&self, number: u32) -> Subject {
         self.subjects.get(number).copied().unwrap_or_default()
     }
 
@@ -334,7 +334,7 @@ impl PolicySet {
         verdict.map(|id| self.rule_name(id))
     }
 
-    fn rule_name(&self, id: RuleId) -> RuleName {
+    pub(crate) fn rule_name(&self, id: RuleId) -> RuleName {
         let cluster = self.clusters.get(id.cluster).and_then(Option::as_ref).expect("a verdict's cluster is in its set");
         let ruleset = self.rulesets.get(id.ruleset).expect("a verdict's rule set is in its set");
         ruleset.name(id.rule, cluster)
@@ -352,7 +352,7 @@ impl PolicySet {
         Some(WorkloadInfo { id: &entry.id, identity, node: entry.node.and_then(|node| self.node(End::Node(NodeHandle(node)))) })
     }
 
-    fn workload_entry(&self, end: End) -> Option<&Arc<WorkloadEntry>> {
+    pub(crate) fn workload_entry(&self, end: End) -> Option<&Arc<WorkloadEntry>> {
         let End::Workload(handle) = end else { return None };
         self.workloads.get(handle.0)?.as_ref()
     }
@@ -377,6 +377,12 @@ impl Ends {
         if let Some(known) = self.claimed(address) {
             return known;
         }
+        self.unclaimed(address)
+    }
+
+    /// Returns what is known of an address that nobody claims.
+    #[inline]
+    pub(crate) fn unclaimed(&self, address: IpAddr) -> Known {
         if self.pending.lookup(address).is_some() {
             return Known { end: End::Pending, profile: ProfileHandle(0) };
         }

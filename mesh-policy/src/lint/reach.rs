@@ -82,9 +82,9 @@ impl<'a> Reach<'a> {
         })
     }
 
-    /// Tells whether every connection that this rule decides, wherever it stands, is finally decided or passed by it.
-    pub(super) fn is_final(&self) -> bool {
-        matches!(self.action, Some(RuleAction::Accept | RuleAction::Deny))
+    /// Tells whether the two hold in one cluster.
+    pub(super) fn meets(&self, other: &Reach<'_>) -> bool {
+        self.scope == other.scope || [self.scope, other.scope].contains(&&PolicyScope::Fleet)
     }
 
     /// Tells whether this rule is asked for all of the other's subjects, with all of its ports.

@@ -10,14 +10,19 @@ pub(super) fn look(state: &State, report: &mut Report<'_>) {
     for direction in [Direction::Ingress, Direction::Egress] {
         let rules = in_order(state, direction);
         for (place, rule) in rules.iter().enumerate() {
-            // In its own tier every rule that matches before it keeps it from deciding; of a tier before, those that decide.
+            // In its own tier every rule that matches before it keeps it from deciding; of a tier before, those that decide
+            // whatever matches them: no rule before them passes.
+            let passes = |other: &Reach<'_>| other.action == Some(RuleAction::Pass) && other.meets(rule);
+            let first_pass = rules.iter().position(|other| other.stage == Stage::Admin && passes(other));
             let before: Vec<&Reach<'_>> = rules[..place]
                 .iter()
-                .filter(|other| match (other.stage, rule.stage) {
+                .enumerate()
+                .filter(|(at, other)| match (other.stage, rule.stage) {
                     (Stage::Admin, Stage::Admin) | (Stage::Baseline, Stage::Baseline) => true,
-                    (Stage::Admin, _) => other.is_final(),
+                    (Stage::Admin, _) => first_pass.is_none_or(|pass| *at < pass),
                     _ => false,
                 })
+                .map(|(_, other)| other)
                 .collect();
             if let Some(by) = rule.inside(&before) {
                 let message = format!("it can never decide: {} before it, for all that it matches", list(&by));

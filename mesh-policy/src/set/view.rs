@@ -1,6 +1,6 @@
 //! The classes, intervals and verdicts of a set, for whoever programs or compares them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_core::{ClusterName, Direction, Protocol, Reason, RuleId, Verdict};
 
@@ -54,6 +54,17 @@ impl PolicySet {
     /// region have [`ProfileHandle::NOWHERE`].
     pub fn regions(&self) -> impl Iterator<Item = (IpAddr, ProfileHandle)> {
         self.ends.regions.iter().map(|(address, profile)| (address, *profile))
+    }
+
+    /// Returns the address space as ranges that follow each other, IPv4 first, each by its first address, and what is known of the
+    /// addresses in it that [`addresses`](PolicySet::addresses) does not have.
+    pub fn outside(&self) -> Vec<(IpAddr, Known)> {
+        let families: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let mut starts: Vec<IpAddr> = families.into_iter().collect();
+        starts.extend(self.ends.pending.starts().chain(self.ends.regions.starts()));
+        starts.sort_unstable();
+        starts.dedup();
+        starts.into_iter().map(|start| (start, self.ends.unclaimed(start))).collect()
     }
 
     /// Returns what a profile is; `handle` must be of this set.

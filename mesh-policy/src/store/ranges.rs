@@ -73,6 +73,12 @@ impl<V> Ranges<V> {
         self.v4.values.iter().chain(&*self.v6.values).flatten()
     }
 
+    /// Returns the first address of every range, with a value or without.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.v6.starts.iter().map(|start| address(*start, false));
+        self.v4.starts.iter().map(|start| address(*start, true)).chain(v6)
+    }
+
     /// Replaces every value by `f` of it.
     pub(crate) fn map<W>(&self, mut f: impl FnMut(&V) -> W) -> Ranges<W> {
         let mut family = |family: &Family<V>| Family {
