@@ -19,7 +19,7 @@ mod workload;
 
 use self::cursor::{Cursor, Report};
 pub use self::fleet::{FleetCluster, FleetFile, MeshFile, parse_fleet, parse_mesh};
-pub use self::load::Checked;
+pub use self::load::{Checked, ReadFile};
 use self::object::Outcome;
 
 /// Where a text comes from.

@@ -103,17 +103,21 @@
 mod book;
 pub mod check;
 mod compiler;
+pub mod diff;
 pub mod explain;
 mod exports;
 pub mod lint;
+pub mod matrix;
 pub mod naive;
 mod peers;
+mod reach;
 mod rules;
 mod set;
 mod store;
 mod words;
 
 pub use self::compiler::Compiler;
+pub use self::reach::{Party, Ports};
 pub use self::set::{
     End, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, WorkloadHandle, WorkloadInfo,
 };

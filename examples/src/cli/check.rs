@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufWriter, IsTerminal, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{iter, thread};
 
 use clap::{Args, ValueEnum};
-use mesh_core::manifest::Checked;
+use mesh_core::manifest::{Checked, ReadFile};
 use mesh_discovery::{DnsAnswer, DnsChecker, DnsOutcome, ZoneConfig};
 use mesh_policy::check::{Checker, Word};
 
@@ -173,8 +176,25 @@ pub fn load(directory: &Path) -> Result<Checked, Vec<String>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let texts = files.iter().map(|(path, text)| (path.as_str(), text.as_str()));
-    Checked::load(texts).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    Checked::assemble(parse(&files)).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+/// Parses the files on all processors, which is most of the work where there are many pods.
+fn parse(files: &[(String, String)]) -> Vec<ReadFile> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = iter::from_fn(|| files.get(next.fetch_add(1, Ordering::Relaxed)));
+        mine.map(|(path, text)| Checked::read(path, text)).collect::<Vec<_>>()
+    };
+    let helpers = thread::available_parallelism().map_or(1, NonZero::get).min(files.len()).saturating_sub(1);
+    thread::scope(|scope| {
+        let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
+        let mut parsed = work();
+        for helper in helpers {
+            parsed.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        parsed
+    })
 }
 
 fn walk(root: &Path, directory: &Path, files: &mut Vec<(String, String)>, problems: &mut Vec<String>) {

@@ -23,6 +23,22 @@ pub struct Checked {
     pub clusters: BTreeSet<ClusterName>,
 }
 
+/// A file of the directory that is read, and not yet put together with the others.
+#[derive(Debug)]
+pub struct ReadFile {
+    path: String,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Facts(PolicyScope, Parsed),
+    Fleet(Result<FleetFile, Vec<ManifestError>>),
+    Mesh(Result<MeshFile, Vec<ManifestError>>),
+    Misplaced(ManifestError),
+    NotLookedAt,
+}
+
 /// What a file of the directory is.
 enum Part {
     Facts(PolicyScope),
@@ -38,11 +54,32 @@ impl Checked {
     /// # Errors
     /// Returns every mistake of every file at once, by file and place.
     pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Checked, Vec<ManifestError>> {
-        let files: BTreeMap<&str, &str> = files.into_iter().collect();
+        Checked::assemble(files.into_iter().map(|(path, text)| Checked::read(path, text)))
+    }
+
+    /// Reads one file, without looking at the others: many may be read at once, for [`Checked::assemble`].
+    pub fn read(path: &str, text: &str) -> ReadFile {
+        let content = match part(path) {
+            Ok(Some(Part::Facts(scope))) => {
+                let parsed = parse(&ManifestSource { file: path, scope: scope.clone() }, text);
+                Content::Facts(scope, parsed)
+            }
+            Ok(Some(Part::Fleet)) => Content::Fleet(parse_fleet(path, text)),
+            Ok(Some(Part::Mesh)) => Content::Mesh(parse_mesh(path, text)),
+            Ok(None) => Content::NotLookedAt,
+            Err(error) => Content::Misplaced(error),
+        };
+        ReadFile { path: path.to_owned(), content }
+    }
+
+    /// Puts the files of a directory together, whatever their order.
+    ///
+    /// # Errors
+    /// Returns every mistake of every file at once, by file and place.
+    pub fn assemble(files: impl IntoIterator<Item = ReadFile>) -> Result<Checked, Vec<ManifestError>> {
+        let files: BTreeMap<String, Content> = files.into_iter().map(|file| (file.path, file.content)).collect();
         let mut loader = Loader::default();
-        for (path, text) in files {
-            loader.take(path, text);
-        }
+        files.into_values().for_each(|content| loader.take(content));
         loader.finish()
     }
 }
@@ -59,30 +96,22 @@ struct Loader {
 }
 
 impl Loader {
-    fn take(&mut self, path: &str, text: &str) {
-        let part = match part(path) {
-            Ok(Some(part)) => part,
-            Ok(None) => return,
-            Err(error) => return self.errors.push(error),
-        };
-        match part {
-            Part::Facts(scope) => {
-                if let PolicyScope::Cluster(cluster) = &scope {
-                    self.clusters.insert(cluster.clone());
+    fn take(&mut self, content: Content) {
+        match content {
+            Content::Facts(scope, parsed) => {
+                if let PolicyScope::Cluster(cluster) = scope {
+                    self.clusters.insert(cluster);
                 }
-                self.facts(parse(&ManifestSource { file: path, scope }, text));
+                self.facts(parsed);
             }
-            Part::Fleet => match parse_fleet(path, text) {
-                Ok(fleet) => {
-                    self.warnings.extend(fleet.warnings.iter().cloned());
-                    self.fleet = Some(fleet);
-                }
-                Err(errors) => self.errors.extend(errors),
-            },
-            Part::Mesh => match parse_mesh(path, text) {
-                Ok(mesh) => self.mesh = mesh,
-                Err(errors) => self.errors.extend(errors),
-            },
+            Content::Fleet(Ok(fleet)) => {
+                self.warnings.extend(fleet.warnings.iter().cloned());
+                self.fleet = Some(fleet);
+            }
+            Content::Mesh(Ok(mesh)) => self.mesh = mesh,
+            Content::Fleet(Err(errors)) | Content::Mesh(Err(errors)) => self.errors.extend(errors),
+            Content::Misplaced(error) => self.errors.push(error),
+            Content::NotLookedAt => {}
         }
     }
 

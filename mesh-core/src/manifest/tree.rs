@@ -9,6 +9,9 @@ use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError
 /// How many nodes the aliases of one text may add: far more than any manifest repeats, far less than a bomb needs.
 const ALIASED_NODES: usize = 100_000;
 
+/// So many keys of a map are compared one by one: nearly all maps have fewer, and need no tree of them.
+const FEW: usize = 16;
+
 /// A value with the place where it begins.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -129,6 +132,7 @@ enum Content {
 #[derive(Default)]
 struct Map {
     fields: Vec<Field>,
+    /// The keys of the fields, once they are more than [`FEW`].
     keys: BTreeSet<Rc<str>>,
     /// The key whose value comes next, and whether it is the merge key `<<`.
     key: Option<(Rc<str>, Place, bool)>,
@@ -137,13 +141,27 @@ struct Map {
 }
 
 impl Map {
+    /// Adds a field; tells whether its key is new.
+    fn add(&mut self, field: Field) -> bool {
+        let is_new = if self.fields.len() < FEW {
+            self.fields.iter().all(|known| known.key != field.key)
+        } else {
+            if self.keys.is_empty() {
+                self.keys.extend(self.fields.iter().map(|known| known.key.clone()));
+            }
+            self.keys.insert(field.key.clone())
+        };
+        if is_new {
+            self.fields.push(field);
+        }
+        is_new
+    }
+
     fn finish(mut self) -> Vec<Field> {
-        for source in &self.merges {
+        for source in std::mem::take(&mut self.merges) {
             let Value::Map(fields) = &source.value else { continue };
             for field in fields {
-                if self.keys.insert(field.key.clone()) {
-                    self.fields.push(field.clone());
-                }
+                self.add(field.clone());
             }
         }
         self.fields
@@ -222,9 +240,7 @@ impl Builder {
                 Value::List(items) => map.merges.extend(items.iter().cloned()),
                 Value::Plain(_) | Value::Text(_) => return Err(self.error(node.place, "'<<' merges maps only")),
             }
-        } else if map.keys.insert(key.clone()) {
-            map.fields.push(Field { key, place, value: node });
-        } else {
+        } else if !map.add(Field { key: key.clone(), place, value: node }) {
             let error = self.error(place, format!("the key '{}' is there twice", short(&key)));
             self.errors.push(error);
         }

@@ -1,0 +1,255 @@
+//! What both sides say between two situations of one set, for every protocol and port.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use mesh_core::{CrossClusterDefault, Direction, Reason, RuleId, RuleName, Verdict};
+
+use super::situation::{Situation, Situations};
+use super::{Ports, Table};
+use crate::set::ruleset::{KEYS, Outcome};
+use crate::set::side;
+use crate::{End, PolicySet};
+
+/// The verdicts of one side: from each place to the next. Rules are numbers in [`Deciding::names`].
+type Row = Box<[(u32, Verdict<u32>)]>;
+
+/// What both sides say, [egress, ingress]: from each place to the next.
+pub(crate) type Both = Box<[(u32, [Verdict<u32>; 2])]>;
+
+/// What else the verdict between two addresses depends on, in one set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Flags {
+    /// Both addresses are one workload's.
+    pub(crate) is_same: bool,
+    /// The destination is the source's own node, which it may reach; the source is the destination's, which may reach it.
+    pub(crate) own_node: [bool; 2],
+}
+
+impl Flags {
+    /// Returns the flags of a connection between two addresses.
+    pub(crate) fn of(set: &PolicySet, source: IpAddr, destination: IpAddr) -> Flags {
+        let (from, to) = (set.known(source).end, set.known(destination).end);
+        let own_node = |own: End, peer: End, address: IpAddr, allowed: bool| {
+            let node = set.workload_entry(own).and_then(|entry| entry.node);
+            let claims = |node| set.ends.node_addresses.contains(&(node, address));
+            allowed && matches!(peer, End::Node(_)) && node.is_some_and(claims)
+        };
+        let settings = &set.settings.0;
+        Flags {
+            is_same: matches!(from, End::Workload(_)) && from == to,
+            own_node: [
+                own_node(from, to, destination, settings.own_node_egress_allowed),
+                own_node(to, from, source, settings.own_node_ingress_allowed),
+            ],
+        }
+    }
+}
+
+/// Everything that two situations can mean for a connection, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Means {
+    /// The rows of [egress, ingress].
+    rows: [u32; 2],
+    /// What holds where no tier decides: a number in `defaults`.
+    default: u32,
+    own_node: [bool; 2],
+}
+
+/// What holds where no tier decides.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Otherwise {
+    Inside,
+    Between(Ports),
+}
+
+/// Decides between situations, everything once.
+///
+/// The numbers of ports, of names and of what both sides say are the same for all sets.
+#[derive(Debug)]
+pub(crate) struct Deciding<const N: usize> {
+    names_rules: bool,
+    /// The rules that decide somewhere.
+    pub(crate) names: Table<RuleName>,
+    by_id: HashMap<(usize, RuleId), u32>,
+    rows: Table<Row>,
+    /// The row of a rule set and a class, by set and side.
+    by_ruleset: [[HashMap<u64, u32, foldhash::fast::RandomState>; 2]; N],
+    defaults: Table<Otherwise>,
+    by_offer: [HashMap<(u32, u32), u32>; N],
+    means: HashMap<Means, u32, foldhash::fast::RandomState>,
+    both: Table<Both>,
+    /// The ports that both sides allow, for each of `both`.
+    allowed: Vec<u32>,
+    pub(crate) ports: Table<Ports>,
+}
+
+impl<const N: usize> Deciding<N> {
+    /// Makes an empty one; without names, every rule has the number 0.
+    pub(crate) fn new(names_rules: bool) -> Deciding<N> {
+        let mut defaults = Table::default();
+        defaults.number(Otherwise::Inside);
+        Deciding {
+            names_rules,
+            names: Table::default(),
+            by_id: HashMap::new(),
+            rows: Table::default(),
+            by_ruleset: std::array::from_fn(|_| Default::default()),
+            defaults,
+            by_offer: std::array::from_fn(|_| HashMap::new()),
+            means: HashMap::default(),
+            both: Table::default(),
+            allowed: Vec::new(),
+            ports: Table::default(),
+        }
+    }
+
+    /// Returns the number of what both sides say between two ends in set number `x`.
+    pub(crate) fn between(&mut self, sets: &[Situations<'_>; N], x: usize, ends: [Situation; 2], flags: Flags) -> u32 {
+        let [source, destination] = ends;
+        let means = if source == Situation::Pending || destination == Situation::Pending {
+            self.everywhere(Verdict::Deny(Reason::IdentityPending))
+        } else if flags.is_same {
+            self.everywhere(Verdict::Allow(Reason::OwnAddress))
+        } else {
+            let egress = self.row(&sets[x], x, (source, destination), Direction::Egress);
+            let ingress = self.row(&sets[x], x, (destination, source), Direction::Ingress);
+            Means { rows: [egress, ingress], default: self.default(&sets[x], x, ends), own_node: flags.own_node }
+        };
+        if let Some(known) = self.means.get(&means) {
+            return *known;
+        }
+        let both = self.both_of(&means);
+        let number = self.both.number(both);
+        if number as usize == self.allowed.len() {
+            let allowed = allowed(self.both.get(number));
+            self.allowed.push(self.ports.number(allowed));
+        }
+        self.means.insert(means, number);
+        number
+    }
+
+    /// Returns what a number stands for.
+    pub(crate) fn both(&self, number: u32) -> &Both {
+        self.both.get(number)
+    }
+
+    /// Returns the number, in `ports`, of what both sides allow.
+    pub(crate) fn allowed(&self, both: u32) -> u32 {
+        self.allowed[both as usize]
+    }
+
+    fn everywhere(&mut self, verdict: Verdict<u32>) -> Means {
+        let row = self.rows.number(Box::from([(0, verdict)]));
+        Means { rows: [row; 2], default: 0, own_node: [false; 2] }
+    }
+
+    fn row(&mut self, of: &Situations<'_>, x: usize, (own, peer): (Situation, Situation), direction: Direction) -> u32 {
+        let (Situation::Workload { rulesets, cluster, .. }, Some(class)) = (own, peer.class()) else {
+            return self.rows.number(Box::from([(0, Verdict::Allow(Reason::NotPoliced))]));
+        };
+        let ruleset = rulesets[side(direction)];
+        let key = u64::from(ruleset) << 32 | u64::from(class);
+        if let Some(known) = self.by_ruleset[x][side(direction)].get(&key) {
+            return *known;
+        }
+        let row = of.set.rulesets.get(ruleset).map(|ruleset| ruleset.row(class)).unwrap_or_default();
+        let mut verdicts = Vec::with_capacity(row.len().max(1));
+        for step in row {
+            let mut name = |rule| self.name(of, x, RuleId { cluster, ruleset, rule });
+            let verdict = match step.outcome() {
+                Outcome::Undecided => Verdict::Allow(Reason::Default),
+                Outcome::Isolated => Verdict::Deny(Reason::Isolated),
+                Outcome::AdminAllow(rule) => Verdict::Allow(Reason::Admin(name(rule))),
+                Outcome::AdminDeny(rule) => Verdict::Deny(Reason::Admin(name(rule))),
+                Outcome::NetworkAllow(rule) => Verdict::Allow(Reason::NetworkPolicy(name(rule))),
+                Outcome::BaselineAllow(rule) => Verdict::Allow(Reason::Baseline(name(rule))),
+                Outcome::BaselineDeny(rule) => Verdict::Deny(Reason::Baseline(name(rule))),
+            };
+            push(&mut verdicts, step.start, verdict);
+        }
+        if verdicts.is_empty() {
+            verdicts.push((0, Verdict::Allow(Reason::Default)));
+        }
+        let number = self.rows.number(verdicts.into());
+        self.by_ruleset[x][side(direction)].insert(key, number);
+        number
+    }
+
+    fn name(&mut self, of: &Situations<'_>, x: usize, id: RuleId) -> u32 {
+        if !self.names_rules {
+            return 0;
+        }
+        let Deciding { by_id, names, .. } = self;
+        *by_id.entry((x, id)).or_insert_with(|| names.number(of.set.rule_name(id)))
+    }
+
+    /// Returns the number of what holds between two ends where no tier decides.
+    fn default(&mut self, of: &Situations<'_>, x: usize, [source, destination]: [Situation; 2]) -> u32 {
+        let (Situation::Workload { cluster: client, .. }, Situation::Workload { cluster: server, exports, .. }) =
+            (source, destination)
+        else {
+            return 0;
+        };
+        if client == server {
+            return 0;
+        }
+        let key = (client, exports);
+        if let Some(known) = self.by_offer[x].get(&key) {
+            return *known;
+        }
+        let ports = match of.set.settings.1 {
+            CrossClusterDefault::Allow => Ports::all(),
+            CrossClusterDefault::Deny => Ports::none(),
+            CrossClusterDefault::Exports => {
+                let offer = of.exports.get(exports).iter().find(|(cluster, _)| *cluster == client);
+                offer.map(|(_, ports)| ports.clone()).unwrap_or_default()
+            }
+        };
+        let number = self.defaults.number(Otherwise::Between(ports));
+        self.by_offer[x].insert(key, number);
+        number
+    }
+
+    /// Puts both sides together, place by place.
+    fn both_of(&self, means: &Means) -> Both {
+        let default = self.defaults.get(means.default).as_ref();
+        let rows = means.rows.map(|row| self.rows.get(row).as_ref());
+        let mut edges: Vec<u32> = rows.iter().flat_map(|row| row.iter().map(|(start, _)| *start)).collect();
+        if let Otherwise::Between(ports) = default {
+            edges.extend(ports.spans().iter().flat_map(|(start, end)| [*start, *end]).filter(|edge| *edge < KEYS));
+        }
+        edges.sort_unstable();
+        edges.dedup();
+        let mut both = Vec::with_capacity(edges.len());
+        for start in edges {
+            let of_side = |at: usize| {
+                let row = rows[at];
+                let verdict = row[row.partition_point(|(first, _)| *first <= start) - 1].1;
+                match (verdict, default) {
+                    (Verdict::Deny(Reason::Isolated), _) if means.own_node[at] => Verdict::Allow(Reason::OwnNode),
+                    (Verdict::Allow(Reason::Default), Otherwise::Between(ports)) => match ports.has(start) {
+                        true => Verdict::Allow(Reason::FleetDefault),
+                        false => Verdict::Deny(Reason::NotExported),
+                    },
+                    (verdict, _) => verdict,
+                }
+            };
+            push(&mut both, start, [of_side(0), of_side(1)]);
+        }
+        both.into()
+    }
+}
+
+/// Adds a step, unless it says the same as the one before it.
+fn push<T: PartialEq>(steps: &mut Vec<(u32, T)>, start: u32, value: T) {
+    if steps.last().is_none_or(|(_, last)| *last != value) {
+        steps.push((start, value));
+    }
+}
+
+fn allowed(both: &Both) -> Ports {
+    let ends = both.iter().skip(1).map(|(start, _)| *start).chain([KEYS]);
+    let spans = both.iter().zip(ends).filter(|((_, verdicts), _)| verdicts.iter().all(Verdict::is_allow));
+    Ports::from_spans(spans.map(|((start, _), end)| (*start, end)))
+}
