@@ -22,14 +22,14 @@ use mesh_policy::{Compiler, Flow, PolicySet, naive};
 static ALLOCATOR: Calls = Calls;
 
 /// The connections of `decide`: more than any branch predictor learns.
-const QUERIES: u32 = 1 << 16;
+const QUERIES: u32 = 1 << 13;
 
 /// The fleet of `decide`, whose identities are all there is: one workload for each.
 const CONNECTED: Size = Size { workloads: 100_000, identities: 100_000, policies: 0, rules_per_policy: 0 };
 /// The fleet of `compile`: 1,000 policies of ten rules.
 const CHANGING: Size = Size { workloads: 100_000, identities: 20_000, policies: 1000, rules_per_policy: 10 };
 
-/// Calls `one` with the numbers of `0..1 << 16`, over and over, `times` times; returns how long that took.
+/// Calls `one` with the numbers of `0..QUERIES`, over and over, `times` times; returns how long that took.
 fn time(times: u64, mut one: impl FnMut(usize)) -> Duration {
     let start = Instant::now();
     for number in 0..times {

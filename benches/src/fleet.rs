@@ -190,7 +190,8 @@ impl Fleet {
             .rollouts
             .iter()
             .position(|other| (other.cluster, other.namespace) == (own.cluster, own.namespace) && other.app != own.app)?;
-        Some(self.pod(number, u32::try_from(other).expect("as many rollouts as a u32 counts")))
+        let other = self.pod(number, u32::try_from(other).expect("as many rollouts as a u32 counts"));
+        Some(Workload { id: self.workload(number).id, ..other })
     }
 
     /// Returns a workload as it would be if its rollout were a new one, that no workload has been of yet.

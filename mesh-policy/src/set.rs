@@ -11,7 +11,7 @@ use mesh_core::{
     State, Verdict, WorkloadId,
 };
 
-use self::ruleset::{Outcome, Ruleset};
+use self::ruleset::Ruleset;
 use crate::Compiler;
 use crate::store::{Pages, Ranges, Shards};
 
@@ -63,8 +63,8 @@ pub struct Known {
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     tuple: FiveTuple,
-    source: Known,
-    destination: Known,
+    source: Seat,
+    destination: Seat,
     /// The place of protocol and destination port among the steps of a row.
     key: u32,
 }
@@ -72,17 +72,47 @@ pub struct Flow {
 impl Flow {
     /// Returns who opened it.
     pub fn source(&self) -> End {
-        self.source.end
+        self.source.known().end
     }
 
     /// Returns to whom it was opened.
     pub fn destination(&self) -> End {
-        self.destination.end
+        self.destination.known().end
     }
 
     /// Returns its addresses and ports.
     pub fn tuple(&self) -> &FiveTuple {
         &self.tuple
+    }
+}
+
+/// An end of a flow, with what every decision asks of it beside.
+#[derive(Clone, Copy, Debug)]
+struct Seat {
+    /// Kind and handle, as [`Packed`] has them.
+    end: u32,
+    profile: ProfileHandle,
+    is_workload: bool,
+    is_pending: bool,
+    is_backend: bool,
+}
+
+impl Seat {
+    #[inline]
+    fn new(known: Known) -> Seat {
+        Seat {
+            // Without the backend's bit: a workload is the same at all of its addresses.
+            end: Packed::new(Known { is_backend: false, ..known }).end,
+            profile: known.profile,
+            is_workload: matches!(known.end, End::Workload(_)),
+            is_pending: known.end == End::Pending,
+            is_backend: known.is_backend,
+        }
+    }
+
+    #[inline]
+    fn known(self) -> Known {
+        Known { is_backend: self.is_backend, ..Packed { end: self.end, profile: self.profile.0 }.known() }
     }
 }
 
@@ -245,38 +275,45 @@ impl PolicySet {
 
     /// Makes the flow of `tuple` between two ends that the caller knows.
     pub(crate) fn flow_between(&self, tuple: &FiveTuple, source: Known, destination: Known) -> Flow {
+        let (source, destination) = (Seat::new(source), Seat::new(destination));
         Flow { tuple: *tuple, source, destination, key: ruleset::key(tuple.protocol, tuple.destination_port) }
     }
 
     /// Decides one side of `flow`, which must be of this set. Never allocates.
     #[inline]
     pub fn decide(&self, flow: &Flow, direction: Direction) -> Verdict<RuleId> {
-        if flow.source.end == End::Pending || flow.destination.end == End::Pending {
-            return Verdict::Deny(Reason::IdentityPending);
-        }
         let (own, peer) = match direction {
-            Direction::Ingress => (flow.destination, flow.source),
-            Direction::Egress => (flow.source, flow.destination),
+            Direction::Ingress => (&flow.destination, &flow.source),
+            Direction::Egress => (&flow.source, &flow.destination),
         };
-        let End::Workload(_) = own.end else { return Verdict::Allow(Reason::NotPoliced) };
-        if own.end == peer.end {
-            return Verdict::Allow(Reason::OwnAddress);
+        if !own.is_workload | own.is_pending | peer.is_pending | (own.end == peer.end) {
+            return PolicySet::decide_without_rules(own, peer);
         }
         let subject = self.subject(self.entry(own.profile).subject);
-        let class = self.entry(peer.profile).class;
+        let ProfileEntry { class, subject: peer_subject } = self.entry(peer.profile);
         let number = subject.rulesets[side(direction)];
         let ruleset = self.rulesets.get(number).expect("a profile's rule set is in its set");
-        let id = |rule| RuleId { cluster: subject.cluster, ruleset: number, rule };
-        match ruleset.outcome(class, flow.key) {
-            Outcome::AdminAllow(rule) => Verdict::Allow(Reason::Admin(id(rule))),
-            Outcome::AdminDeny(rule) => Verdict::Deny(Reason::Admin(id(rule))),
-            Outcome::NetworkAllow(rule) => Verdict::Allow(Reason::NetworkPolicy(id(rule))),
-            Outcome::BaselineAllow(rule) => Verdict::Allow(Reason::Baseline(id(rule))),
-            Outcome::BaselineDeny(rule) => Verdict::Deny(Reason::Baseline(id(rule))),
-            Outcome::Isolated if self.is_own_node_allowed(own, peer, (flow, direction)) => Verdict::Allow(Reason::OwnNode),
-            Outcome::Isolated => Verdict::Deny(Reason::Isolated),
-            Outcome::Undecided => self.no_tier(flow),
+        let packed = ruleset.outcome(class, flow.key);
+        if let Some(verdict) = packed.by_rule(|rule| RuleId { cluster: subject.cluster, ruleset: number, rule }) {
+            return verdict;
         }
+        if packed == ruleset::Packed::ISOLATED {
+            let is_allowed = self.is_own_node_allowed(own, peer, (flow, direction));
+            return if is_allowed { Verdict::Allow(Reason::OwnNode) } else { Verdict::Deny(Reason::Isolated) };
+        }
+        if peer.is_workload {
+            return self.no_tier(flow, direction, (subject.cluster, self.subject(peer_subject).cluster));
+        }
+        Verdict::Allow(Reason::Default)
+    }
+
+    /// Decides what rules have no say in.
+    #[cold]
+    fn decide_without_rules(own: &Seat, peer: &Seat) -> Verdict<RuleId> {
+        if own.is_pending || peer.is_pending {
+            return Verdict::Deny(Reason::IdentityPending);
+        }
+        if !own.is_workload { Verdict::Allow(Reason::NotPoliced) } else { Verdict::Allow(Reason::OwnAddress) }
     }
 
     #[inline]
@@ -289,35 +326,31 @@ impl PolicySet {
         self.subjects.get(number).copied().unwrap_or_default()
     }
 
-    fn cluster_of(&self, known: Known) -> u32 {
-        self.subject(self.entry(known.profile).subject).cluster
-    }
-
     /// Rule 10: the workload's own node, by any of the node's addresses.
     #[inline(never)]
-    fn is_own_node_allowed(&self, own: Known, peer: Known, (flow, direction): (&Flow, Direction)) -> bool {
+    fn is_own_node_allowed(&self, own: &Seat, peer: &Seat, (flow, direction): (&Flow, Direction)) -> bool {
         let settings = &self.settings.0;
         let (allowed, address) = match direction {
             Direction::Ingress => (settings.own_node_ingress_allowed, flow.tuple.source),
             Direction::Egress => (settings.own_node_egress_allowed, flow.tuple.destination),
         };
-        if !allowed || !matches!(peer.end, End::Node(_)) {
+        if peer.is_workload || !allowed || !matches!(peer.known().end, End::Node(_)) {
             return false;
         }
-        let node = self.workload_entry(own.end).and_then(|entry| entry.node);
+        let node = self.workload_entry(own.known().end).and_then(|entry| entry.node);
         node.is_some_and(|node| self.ends.node_addresses.contains(&(node, address)))
     }
 
-    /// Where no tier decides, the fleet's default holds between workloads of different clusters.
-    #[inline(never)]
-    fn no_tier(&self, flow: &Flow) -> Verdict<RuleId> {
-        let (End::Workload(_), End::Workload(_)) = (flow.source.end, flow.destination.end) else {
-            return Verdict::Allow(Reason::Default);
-        };
-        let (client, server) = (self.cluster_of(flow.source), self.cluster_of(flow.destination));
-        if client == server {
+    /// Where no tier decides, the fleet's default holds between workloads of different clusters: those of the subject and the peer.
+    #[inline]
+    fn no_tier(&self, flow: &Flow, direction: Direction, (own, peer): (u32, u32)) -> Verdict<RuleId> {
+        if own == peer {
             return Verdict::Allow(Reason::Default);
         }
+        let (client, server) = match direction {
+            Direction::Ingress => (peer, own),
+            Direction::Egress => (own, peer),
+        };
         let allowed = match self.settings.1 {
             CrossClusterDefault::Allow => true,
             CrossClusterDefault::Deny => false,

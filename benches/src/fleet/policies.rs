@@ -8,7 +8,7 @@ use mesh_core::policy::{
 };
 use mesh_core::{ObjectName, Prefix, Protocol, Requirement, Resource, Selector};
 
-use super::{APPS, CLUSTERS, ENVIRONMENTS, Fleet, NAMESPACES, TEAMS, TIERS, tier};
+use super::{APPS, ENVIRONMENTS, Fleet, NAMESPACES, TEAMS, TIERS, tier};
 use crate::random::{Random, Ranks};
 
 /// The ports that rules and connections ask for, by popularity.
@@ -48,14 +48,15 @@ impl Fleet {
     /// Returns the policies, of which a larger fleet has the same ones and more.
     ///
     /// The first one is an Admin ClusterNetworkPolicy of the fleet whose subjects are all workloads, so that even one policy of
-    /// ten rules is consulted for every connection. Of the others one in twenty is a ClusterNetworkPolicy (Admin and Baseline in
-    /// turn), for an environment or one to three teams; the rest are NetworkPolicies, the same number in each namespace. One
+    /// ten rules is consulted for every connection. Of the others one in a hundred is a ClusterNetworkPolicy (Admin and Baseline in
+    /// turn), for one to three teams; the rest are NetworkPolicies, the same number in each namespace. One
     /// policy in seven is one cluster's own, the others are the fleet's. Six in ten have both directions, with half of the rules
     /// each.
     ///
     /// Of seven NetworkPolicies six select an app, the next one of its namespace; the seventh selects a tier, two apps, or its
     /// whole namespace. A rule has one or two peers
-    /// (apps and tiers of the own namespace, namespaces by team, environment or region, both, or an `ipBlock`) and one or two
+    /// (apps of namespaces by team and environment in seven of ten; apps and tiers of the own namespace; whole namespaces;
+    /// an `ipBlock`) and one or two
     /// ports (numbers by Zipf's law, ranges, a few by name, a few whole protocols).
     pub fn policies(&self) -> impl Iterator<Item = Resource> {
         (0..self.size.policies).map(|number| self.policy(number, self.size.rules_per_policy, 0))
@@ -74,8 +75,8 @@ impl Fleet {
             _ => (0, rules),
         };
         let name = ObjectName::new(&format!("policy-{number:04}")).expect("valid");
-        if number == 0 || number % 20 == 10 {
-            let tier = if number == 0 || number % 40 == 10 { PolicyTier::Admin } else { PolicyTier::Baseline };
+        if number == 0 || number % 100 == 10 {
+            let tier = if number == 0 || number % 200 == 10 { PolicyTier::Admin } else { PolicyTier::Baseline };
             let subject = if number == 0 { everyone() } else { author.subjects() };
             let mut of = |count, egress| (0..count).map(|_| author.cluster_rule(egress)).collect::<Vec<_>>();
             let (mut ingress, mut egress) = (of(ingress, false), of(egress, true));
@@ -141,26 +142,19 @@ impl Author {
     /// Selects namespaces.
     fn namespaces(&mut self) -> Selector {
         match self.random.below(100) {
-            0..60 => one_of("team", [format!("team-{}", self.teams.draw(&mut self.random))]),
-            60..80 => one_of("env", [ENVIRONMENTS[self.environments.draw(&mut self.random) as usize]]),
-            80..92 => {
+            0..40 => one_of("team", [format!("team-{}", self.teams.draw(&mut self.random))]),
+            40..45 => one_of("env", [ENVIRONMENTS[self.environments.draw(&mut self.random) as usize]]),
+            _ => {
                 let mut both = one_of("team", [format!("team-{}", self.teams.draw(&mut self.random))]);
                 both.requirements.extend(one_of("env", [*self.random.one(&ENVIRONMENTS)]).requirements);
                 both
-            }
-            _ => {
-                let (eu, us) = CLUSTERS.split_at(4);
-                one_of(mesh_core::labels::CLUSTER_LABEL, self.random.one(&[eu, us]).iter().copied())
             }
         }
     }
 
     fn subjects(&mut self) -> WorkloadMatch {
         let teams = self.random.below(3) + 1;
-        let namespaces = match self.random.percent(30) {
-            true => one_of("env", [ENVIRONMENTS[self.environments.draw(&mut self.random) as usize]]),
-            false => one_of("team", (0..teams).map(|_| format!("team-{}", self.random.below(TEAMS))).collect::<Vec<_>>()),
-        };
+        let namespaces = one_of("team", (0..teams).map(|_| format!("team-{}", self.random.below(TEAMS))).collect::<Vec<_>>());
         let pods = self.random.percent(40).then(|| one_of("tier", [tier(self.random.below(5))]));
         WorkloadMatch { namespaces, pods }
     }
@@ -171,19 +165,15 @@ impl Author {
 
     fn peer(&mut self) -> NetworkPolicyPeer {
         match self.random.below(100) {
-            0..45 => NetworkPolicyPeer::Workloads { namespaces: None, pods: Some(self.pods()) },
-            45..60 => NetworkPolicyPeer::Workloads { namespaces: Some(self.namespaces()), pods: None },
-            60..85 => NetworkPolicyPeer::Workloads { namespaces: Some(self.namespaces()), pods: Some(self.pods()) },
-            85..95 => NetworkPolicyPeer::IpBlock { cidr: self.network(), except: Vec::new() },
-            95..98 => NetworkPolicyPeer::IpBlock {
+            0..10 => NetworkPolicyPeer::Workloads { namespaces: None, pods: Some(self.pods()) },
+            10..13 => NetworkPolicyPeer::Workloads { namespaces: Some(self.namespaces()), pods: None },
+            13..85 => NetworkPolicyPeer::Workloads { namespaces: Some(self.namespaces()), pods: Some(self.pods()) },
+            85..96 => NetworkPolicyPeer::IpBlock { cidr: self.network(), except: Vec::new() },
+            96..99 => NetworkPolicyPeer::IpBlock {
                 cidr: "0.0.0.0/0".parse().expect("valid"),
                 except: vec!["10.0.0.0/8".parse().expect("valid"), "169.254.169.254/32".parse().expect("valid")],
             },
-            // One region's pods, as somebody who does not trust labels writes it.
-            _ => {
-                let region = *self.random.one(&["10.0.0.0/9", "10.128.0.0/9"]);
-                NetworkPolicyPeer::IpBlock { cidr: region.parse().expect("valid"), except: Vec::new() }
-            }
+            _ => NetworkPolicyPeer::IpBlock { cidr: "10.0.0.0/8".parse().expect("valid"), except: Vec::new() },
         }
     }
 

@@ -4,7 +4,7 @@ use mesh_core::NamedPort;
 use mesh_core::policy::RuleAction;
 
 use crate::book::{Ports, Rule};
-use crate::set::ruleset::{KEYS, LINE, Line, Outcome, Step, key};
+use crate::set::ruleset::{KEYS, Line, Outcome, Step, key};
 
 /// The tier of a rule of a rule set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,10 +90,9 @@ impl Painter {
         }
     }
 
-    /// Appends the row to `lines`: a header with the number of its steps, then the steps, the first of which starts at 0.
+    /// Appends the row to `lines`.
     pub(super) fn write(&mut self, lines: &mut Vec<Line>) {
         self.steps.clear();
-        self.steps.push(Step::default());
         let mut last = None;
         for (start, mark) in self.starts.iter().zip(&self.marks) {
             let outcome = match mark {
@@ -105,12 +104,7 @@ impl Painter {
                 last = Some(outcome);
             }
         }
-        self.steps[0].start = u32::try_from(self.steps.len() - 1).expect("fewer steps than places");
-        for steps in self.steps.chunks(LINE) {
-            let mut line = Line([Step::default(); LINE]);
-            line.0[..steps.len()].copy_from_slice(steps);
-            lines.push(line);
-        }
+        Line::write_row(&self.steps, lines);
     }
 }
 

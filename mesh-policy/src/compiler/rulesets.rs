@@ -12,7 +12,7 @@ use super::rows::{Applying, Painter, Tier};
 use super::split::Splitter;
 use crate::book::{Book, Policy, Rule, Source};
 use crate::peers::Who;
-use crate::set::ruleset::{Cells, LINE, Line, RuleRef, Ruleset};
+use crate::set::ruleset::{Cells, Line, RuleRef, Ruleset};
 use crate::store::{Interner, Pages};
 
 /// The policies that apply to some subjects in one direction: subjects with the same ones share a rule set.
@@ -340,7 +340,7 @@ impl Draft {
         painter.write(lines);
         let content = |at: u32| {
             let at = at as usize;
-            at..at + 1 + lines[at].0[0].start as usize / LINE
+            at..at + lines[at].len()
         };
         let hasher = FixedState::default();
         let new = count(begin);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use mesh_core::{ClusterName, Direction, Protocol, RuleName};
+use mesh_core::{ClusterName, Direction, Protocol, Reason, RuleName, Verdict};
 
 use crate::book::Policy;
 
@@ -37,28 +37,55 @@ impl Step {
             rule << 4 | kind
         };
         let outcome = match outcome {
-            Outcome::Undecided => 0,
-            Outcome::Isolated => 1,
-            Outcome::AdminAllow(rule) => packed(2, rule),
-            Outcome::AdminDeny(rule) => packed(3, rule),
-            Outcome::NetworkAllow(rule) => packed(4, rule),
-            Outcome::BaselineAllow(rule) => packed(5, rule),
+            Outcome::Isolated => 0,
+            Outcome::Undecided => 1,
+            Outcome::AdminDeny(rule) => packed(2, rule),
+            Outcome::AdminAllow(rule) => packed(3, rule),
+            Outcome::NetworkAllow(rule) => packed(5, rule),
             Outcome::BaselineDeny(rule) => packed(6, rule),
+            Outcome::BaselineAllow(rule) => packed(7, rule),
         };
         Step { start, outcome }
     }
 
-    #[inline]
     pub(crate) fn outcome(self) -> Outcome {
-        let rule = self.outcome >> 4;
-        match self.outcome & 15 {
-            0 => Outcome::Undecided,
-            2 => Outcome::AdminAllow(rule),
-            3 => Outcome::AdminDeny(rule),
-            4 => Outcome::NetworkAllow(rule),
-            5 => Outcome::BaselineAllow(rule),
+        Packed(self.outcome).outcome()
+    }
+}
+
+/// An [`Outcome`] as it is stored: a bit for `Allow`, three bits for the tier (none, Admin, NetworkPolicy, Baseline), then the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packed(pub(crate) u32);
+
+impl Packed {
+    pub(crate) const UNDECIDED: Packed = Packed(1);
+    pub(crate) const ISOLATED: Packed = Packed(0);
+
+    /// Returns the verdict where a rule decides, whose number `id` makes an id of.
+    ///
+    /// It is put together of its parts, not chosen among all verdicts: nobody could predict that choice.
+    #[inline]
+    pub(crate) fn by_rule<R>(self, id: impl FnOnce(u32) -> R) -> Option<Verdict<R>> {
+        let rule = id(self.0 >> 4);
+        let reason = match self.0 >> 1 & 7 {
+            0 => return None,
+            1 => Reason::Admin(rule),
+            2 => Reason::NetworkPolicy(rule),
+            _ => Reason::Baseline(rule),
+        };
+        Some(if self.0 & 1 == 1 { Verdict::Allow(reason) } else { Verdict::Deny(reason) })
+    }
+
+    fn outcome(self) -> Outcome {
+        let rule = self.0 >> 4;
+        match self.0 & 15 {
+            0 => Outcome::Isolated,
+            2 => Outcome::AdminDeny(rule),
+            3 => Outcome::AdminAllow(rule),
+            5 => Outcome::NetworkAllow(rule),
             6 => Outcome::BaselineDeny(rule),
-            _ => Outcome::Isolated,
+            7 => Outcome::BaselineAllow(rule),
+            _ => Outcome::Undecided,
         }
     }
 }
@@ -102,13 +129,49 @@ pub(crate) struct RuleRef {
     pub(crate) at: u32,
 }
 
-/// Eight steps, as many as a cache line holds: rows begin at one, so that most of them are read at once.
+/// Eight steps in a cache line: rows begin at one, so that most of them are read at once.
+///
+/// The first step of a row starts at 0, which need not be said: in its place stands the number of the row's lines. Places that no
+/// step has start after all places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(align(64))]
-pub(crate) struct Line(pub(crate) [Step; LINE]);
+pub(crate) struct Line {
+    /// Signed, because processors compare eight signed numbers at once.
+    pub(crate) starts: [i32; LINE],
+    outcomes: [u32; LINE],
+}
 
 /// The steps of a line.
 pub(crate) const LINE: usize = 8;
+
+impl Line {
+    /// Appends a row to `lines`; the first step starts at 0.
+    pub(crate) fn write_row(steps: &[Step], lines: &mut Vec<Line>) {
+        let first = lines.len();
+        for steps in steps.chunks(LINE) {
+            let mut line = Line { starts: [i32::MAX; LINE], outcomes: [0; LINE] };
+            for (at, step) in steps.iter().enumerate() {
+                line.starts[at] = i32::try_from(step.start).expect("fewer places than an i32 counts");
+                line.outcomes[at] = step.outcome;
+            }
+            lines.push(line);
+        }
+        lines[first].starts[0] = i32::try_from(steps.len().div_ceil(LINE)).expect("fewer lines than an i32 counts");
+    }
+
+    /// Returns the number of lines of the row that begins here.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.starts[0] as usize
+    }
+
+    /// Returns the outcome of the last step that starts at or before `key`; the first one does.
+    #[inline]
+    fn outcome(&self, key: i32) -> u32 {
+        let after = self.starts[1..].iter().map(|start| usize::from(*start <= key)).sum::<usize>();
+        self.outcomes[after & (LINE - 1)]
+    }
+}
 
 /// The line at which the row of each class begins; class by class, or only those that are not usual.
 #[derive(Clone, Debug)]
@@ -222,8 +285,7 @@ fn scatter(class: u32) -> usize {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
     pub(crate) cells: Cells,
-    /// Rows, each from the beginning of a line: a header whose `start` is the number of its steps, and its steps. The row at 0 is
-    /// the usual one.
+    /// Rows, each from the beginning of a line. The row at 0 is the usual one.
     pub(crate) lines: Arc<[Line]>,
     /// The rules by the numbers that outcomes have.
     pub(crate) rules: Arc<[RuleRef]>,
@@ -232,36 +294,33 @@ pub(crate) struct Ruleset {
 }
 
 impl Ruleset {
-    /// Returns the outcome for peers of `class` at the place `key`.
+    /// Returns the outcome for peers of `class` at the place `key`, packed.
     #[inline]
-    pub(crate) fn outcome(&self, class: u32, key: u32) -> Outcome {
-        let Some((at, len)) = self.row(class) else { return Outcome::Undecided };
-        // The last step that starts at or before the key; the first one starts at 0.
-        let (mut low, mut size) = (1, len);
-        while size > 1 {
-            let half = size / 2;
-            low = if self.step(at, low + half).start <= key { low + half } else { low };
-            size -= half;
+    pub(crate) fn outcome(&self, class: u32, key: u32) -> Packed {
+        let at = self.cells.row(class) as usize;
+        // A set without rows decides nothing.
+        let Some(first) = self.lines.get(at) else { return Packed::UNDECIDED };
+        let key = key as i32;
+        let mut line = first;
+        for next in self.lines[at + 1..].iter().take(first.len() - 1) {
+            if next.starts[0] > key {
+                break;
+            }
+            line = next;
         }
-        self.step(at, low).outcome()
+        Packed(line.outcome(key))
     }
 
     /// Returns the steps of `class`, the first of which starts at 0.
     pub(crate) fn steps(&self, class: u32) -> impl Iterator<Item = Step> {
-        let (at, len) = self.row(class).unwrap_or_default();
-        (1..=len).map(move |number| self.step(at, number))
-    }
-
-    /// Returns the line at which the row of `class` begins, and the number of its steps; a set without rows decides nothing.
-    #[inline]
-    fn row(&self, class: u32) -> Option<(usize, usize)> {
         let at = self.cells.row(class) as usize;
-        Some((at, self.lines.get(at)?.0[0].start as usize))
-    }
-
-    #[inline]
-    fn step(&self, at: usize, number: usize) -> Step {
-        self.lines[at + number / LINE].0[number % LINE]
+        let len = self.lines.get(at).map_or(0, Line::len);
+        let row = self.lines.iter().skip(at).take(len).enumerate();
+        row.flat_map(|(number, line)| {
+            let starts = line.starts.iter().enumerate().map(move |(at, start)| if number + at == 0 { 0 } else { *start });
+            let steps = starts.zip(line.outcomes).filter(|(start, _)| *start != i32::MAX);
+            steps.map(|(start, outcome)| Step { start: start as u32, outcome })
+        })
     }
 
     /// Returns the name of the rule of that number, as `cluster` decides by it.
