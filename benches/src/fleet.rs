@@ -8,7 +8,7 @@
 //!   app), `version` (20), `track` and `pod-template-hash`, which is one rollout's own. Namespaces, apps and versions are drawn
 //!   by Zipf's law with exponent 1. **Workloads** of one rollout share its identity; every rollout has one, and the others are
 //!   spread by Zipf's law with exponent 1/2 (of 1,000,000 workloads the largest of 100,000 rollouts has about 1,400). Each has
-//!   one IPv4 address, a node (100 workloads to a node), the named port `http`, and half of them `metrics`.
+//!   one IPv4 address, a node (100 workloads to a node), the named port `http`, and those of half of the apps `metrics`.
 //! - **Policies**: see [`policies`](Fleet::policies).
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -222,7 +222,7 @@ impl Fleet {
         ];
         let port = |name: usize, port| NamedPort { name: words.ports[name].clone(), protocol: Protocol::Tcp, port };
         let http = port(0, [8080, 8000, 3000][app as usize % 3]);
-        let metrics = number.is_multiple_of(2).then(|| port(1, 9090));
+        let metrics = app.is_multiple_of(2).then(|| port(1, 9090));
         Workload {
             id: WorkloadId {
                 cluster: words.clusters[cluster as usize].clone(),

@@ -150,7 +150,7 @@ impl<'a> Checker<'a> {
         let set = self.compiler.current();
         match named.owner(set, address) {
             None => (set.known(address), false),
-            Some(Owner::Pending) => (Known { end: End::Pending, profile: ProfileHandle::NOWHERE }, true),
+            Some(Owner::Pending) => (Known { end: End::Pending, profile: ProfileHandle::NOWHERE, is_backend: false }, true),
             Some(Owner::Node(node)) => (self.compiler.assume_node(&node, address), true),
             Some(Owner::Workload(id)) => match self.compiler.assume_workload(&id, address, beyond) {
                 Some(known) => (known, true),

@@ -245,6 +245,9 @@ impl Parts {
         for id in ordered(&mut dirty.workloads) {
             self.update_workload(state, id, &mut dirty, set);
         }
+        if set.settings.1 == CrossClusterDefault::Exports {
+            self.exports.update(state, &mut dirty, (&mut self.clusters, &mut self.digest), set);
+        }
         for address in ordered(&mut dirty.addresses) {
             self.resolve(state, address, set);
         }
@@ -253,9 +256,6 @@ impl Parts {
         self.collect_profiles(if forgets { 0 } else { IDLE_PROFILES });
         self.rebuild_profiles(&identities, set);
         self.compile_fresh(set);
-        if set.settings.1 == CrossClusterDefault::Exports {
-            self.exports.update(state, &dirty, (&mut self.clusters, &mut self.digest), set);
-        }
         self.collect(set);
         self.number_clusters(set);
         set.fingerprint = self.fingerprint(state);

@@ -55,6 +55,8 @@ pub struct Known {
     pub end: End,
     /// What rules see.
     pub profile: ProfileHandle,
+    /// Some cluster exports a port of the address.
+    pub is_backend: bool,
 }
 
 /// A connection with both its ends looked up in one [`PolicySet`]; it means nothing to another set.
@@ -184,12 +186,12 @@ pub(crate) struct Ends {
 /// A [`Known`] in eight bytes.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
-    /// Two bits of kind, then the handle.
+    /// A bit for a backend, two bits of kind, then the handle.
     end: u32,
     profile: u32,
 }
 
-const HANDLE_BITS: u32 = 30;
+const HANDLE_BITS: u32 = 29;
 
 impl Packed {
     fn new(known: Known) -> Packed {
@@ -199,20 +201,22 @@ impl Packed {
             End::Pending => (2, 0),
             End::External => (3, 0),
         };
-        assert!(handle < 1 << HANDLE_BITS, "fewer workloads than 30 bits count");
+        assert!(handle < 1 << HANDLE_BITS, "fewer workloads than 29 bits count");
+        let kind = u32::from(known.is_backend) << 2 | kind;
         Packed { end: kind << HANDLE_BITS | handle, profile: known.profile.0 }
     }
 
     #[inline]
     fn known(self) -> Known {
         let handle = self.end & ((1 << HANDLE_BITS) - 1);
-        let end = match self.end >> HANDLE_BITS {
+        let kind = self.end >> HANDLE_BITS;
+        let end = match kind & 3 {
             0 => End::Workload(WorkloadHandle(handle)),
             1 => End::Node(NodeHandle(handle)),
             2 => End::Pending,
             _ => End::External,
         };
-        Known { end, profile: ProfileHandle(self.profile) }
+        Known { end, profile: ProfileHandle(self.profile), is_backend: kind & 4 != 0 }
     }
 }
 
@@ -317,7 +321,7 @@ impl PolicySet {
         let allowed = match self.settings.1 {
             CrossClusterDefault::Allow => true,
             CrossClusterDefault::Deny => false,
-            CrossClusterDefault::Exports => self.is_exported(flow, client, server),
+            CrossClusterDefault::Exports => flow.destination.is_backend && self.is_exported(flow, client, server),
         };
         if allowed { Verdict::Allow(Reason::FleetDefault) } else { Verdict::Deny(Reason::NotExported) }
     }
@@ -384,10 +388,10 @@ impl Ends {
     #[inline]
     pub(crate) fn unclaimed(&self, address: IpAddr) -> Known {
         if self.pending.lookup(address).is_some() {
-            return Known { end: End::Pending, profile: ProfileHandle(0) };
+            return Known { end: End::Pending, profile: ProfileHandle::NOWHERE, is_backend: false };
         }
         let profile = self.regions.lookup(address).copied().unwrap_or(ProfileHandle(0));
-        Known { end: End::External, profile }
+        Known { end: End::External, profile, is_backend: false }
     }
 
     /// Returns whose address it is, of those that somebody claims.

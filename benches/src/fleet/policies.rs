@@ -53,7 +53,8 @@ impl Fleet {
     /// policy in seven is one cluster's own, the others are the fleet's. Six in ten have both directions, with half of the rules
     /// each.
     ///
-    /// A NetworkPolicy selects an app (by Zipf's law), a tier, two apps, or its whole namespace. A rule has one or two peers
+    /// Of seven NetworkPolicies six select an app, the next one of its namespace; the seventh selects a tier, two apps, or its
+    /// whole namespace. A rule has one or two peers
     /// (apps and tiers of the own namespace, namespaces by team, environment or region, both, or an `ipBlock`) and one or two
     /// ports (numbers by Zipf's law, ranges, a few by name, a few whole protocols).
     pub fn policies(&self) -> impl Iterator<Item = Resource> {
@@ -87,7 +88,10 @@ impl Fleet {
             return Resource::ClusterNetworkPolicy(Arc::new(policy));
         }
         let namespace = self.words.namespaces[((number - 1) % NAMESPACES) as usize].clone();
-        let subject = author.pods();
+        let subject = match author.random.below(7) {
+            0 => author.pods(),
+            _ => one_of("app", [format!("app-{}", (number - 1) / NAMESPACES % APPS)]),
+        };
         let mut of = |count| (count > 0).then(|| (0..count).map(|_| author.rule()).collect::<Vec<_>>());
         let (mut ingress, mut egress) = (of(ingress), of(egress));
         if revision > 0 {

@@ -1,7 +1,9 @@
 //! Exports as consent between clusters: which port at which address is behind which exported service.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 use mesh_core::{ClusterName, Key, NamespaceName, ObjectName, ServiceId, State};
 
@@ -19,14 +21,21 @@ pub(super) struct Exports {
     /// The service of each slice, to find it again when the slice is gone.
     slices: HashMap<(ClusterName, NamespaceName, ObjectName), ServiceId>,
     namespaces: Interner<NamespaceName>,
+    /// How many ports are exported at each address.
+    addresses: HashMap<IpAddr, u32>,
 }
 
 impl Exports {
+    /// Tells whether some cluster exports a port at `address`.
+    pub(super) fn has_backend_at(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address)
+    }
+
     /// Brings the services in step with the state, and the namespaces that they can be imported in.
     pub(super) fn update(
         &mut self,
         state: &State,
-        dirty: &Dirty<'_>,
+        dirty: &mut Dirty<'_>,
         (clusters, digest): (&mut Interner<ClusterName>, &mut Digest),
         set: &mut PolicySet,
     ) {
@@ -74,10 +83,19 @@ impl Exports {
                 let exporter = number(clusters, &cluster);
                 let namespace = number(&mut self.namespaces, &id.namespace);
                 for port in &before {
+                    dirty.addresses.push(port.address);
+                    if let Entry::Occupied(mut count) = self.addresses.entry(port.address) {
+                        *count.get_mut() -= 1;
+                        if *count.get() == 0 {
+                            count.remove();
+                        }
+                    }
                     digest.sub(&("exported", port));
                     withdraw(set, backend(exporter, port), namespace);
                 }
                 for port in &now {
+                    dirty.addresses.push(port.address);
+                    *self.addresses.entry(port.address).or_insert(0) += 1;
                     digest.add(&("exported", port));
                     offer(set, backend(exporter, port), namespace);
                 }

@@ -209,7 +209,8 @@ impl Parts {
         self.compile_fresh(set);
         let handle = self.workloads.bound() + beyond;
         set.workloads.set(handle, Some(entry));
-        Some(Known { end: End::Workload(WorkloadHandle(handle)), profile: ProfileHandle(profile) })
+        let is_backend = self.exports.has_backend_at(address);
+        Some(Known { end: End::Workload(WorkloadHandle(handle)), profile: ProfileHandle(profile), is_backend })
     }
 
     /// Returns what `node` would be at an address that is not its own.
@@ -219,6 +220,6 @@ impl Parts {
         self.compile_fresh(set);
         // A node that nothing is known of runs no workload: any number does.
         let handle = self.nodes.find(node).unwrap_or_else(|| self.nodes.bound());
-        Known { end: End::Node(NodeHandle(handle)), profile: ProfileHandle(profile) }
+        Known { end: End::Node(NodeHandle(handle)), profile: ProfileHandle(profile), is_backend: false }
     }
 }

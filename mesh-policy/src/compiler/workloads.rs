@@ -166,7 +166,8 @@ impl Parts {
         if let Some((_, profile)) = now {
             self.profiles.retain(profile);
         }
-        let now = now.map(|(end, profile)| Known { end, profile: ProfileHandle(profile) });
+        let is_backend = self.exports.has_backend_at(address);
+        let now = now.map(|(end, profile)| Known { end, profile: ProfileHandle(profile), is_backend });
         if let Some(before) = set.ends.set(address, now) {
             self.profiles.release(before.profile.0);
         }

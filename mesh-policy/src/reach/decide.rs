@@ -153,9 +153,8 @@ impl<const N: usize> Deciding<N> {
         if let Some(known) = self.by_ruleset[x][side(direction)].get(&key) {
             return *known;
         }
-        let row = of.set.rulesets.get(ruleset).map(|ruleset| ruleset.row(class)).unwrap_or_default();
-        let mut verdicts = Vec::with_capacity(row.len().max(1));
-        for step in row {
+        let mut verdicts = Vec::new();
+        for step in of.set.rulesets.get(ruleset).into_iter().flat_map(|ruleset| ruleset.steps(class)) {
             let mut name = |rule| self.name(of, x, RuleId { cluster, ruleset, rule });
             let verdict = match step.outcome() {
                 Outcome::Undecided => Verdict::Allow(Reason::Default),
