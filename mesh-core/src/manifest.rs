@@ -107,10 +107,8 @@ impl fmt::Display for ManifestError {
 /// ```
 pub fn parse(source: &ManifestSource<'_>, text: &str) -> Parsed {
     let report = Report::new(source.file);
-    let (documents, errors) = tree::documents(text);
-    errors.into_iter().for_each(|error| report.syntax(&error));
     let mut parsed = Parsed::default();
-    for document in &documents {
+    let take = |document: tree::Document| {
         let root = Cursor::root(&document.root, &report);
         match object::read(&root, &source.scope) {
             Outcome::Fact(_) | Outcome::List(..) if document.broken => {}
@@ -122,7 +120,8 @@ pub fn parse(source: &ManifestSource<'_>, text: &str) -> Parsed {
             Outcome::Ignored => parsed.ignored += 1,
             Outcome::Broken => {}
         }
-    }
+    };
+    tree::each_document(text, take, |error| report.syntax(&error));
     (parsed.errors, parsed.warnings) = report.finish();
     parsed
 }

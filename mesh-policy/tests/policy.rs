@@ -8,6 +8,8 @@ mod check;
 mod explain;
 #[path = "policy/fleet.rs"]
 mod fleet;
+#[path = "policy/lint.rs"]
+mod lint;
 #[path = "policy/property.rs"]
 mod property;
 #[path = "policy/stories.rs"]

@@ -71,23 +71,30 @@ impl Node {
 
 /// Reads every document of `text`; a broken one does not stand in the way of the next.
 pub(super) fn documents(text: &str) -> (Vec<Document>, Vec<SyntaxError>) {
+    let (mut documents, mut errors) = (Vec::new(), Vec::new());
+    each_document(text, |document| documents.push(document), |error| errors.push(error));
+    (documents, errors)
+}
+
+/// Reads one document of `text` after the other, so that no more than one of a large file is in memory.
+pub(super) fn each_document(text: &str, mut take: impl FnMut(Document), mut complain: impl FnMut(SyntaxError)) {
     let options: Options = options! { emit_comments: false };
     let mut parser = Parser::new_from_str_with_options(text.strip_prefix('\u{feff}').unwrap_or(text), options);
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
     let mut aliased = 0;
     loop {
         match document(&mut parser, &mut aliased) {
             Ok(Some(builder)) => {
                 let broken = !builder.errors.is_empty();
-                errors.extend(builder.errors);
-                let root = builder.root.filter(|root| !root.is_null());
-                documents.extend(root.map(|root| Document { root, broken }));
+                builder.errors.into_iter().for_each(&mut complain);
+                if let Some(root) = builder.root.filter(|root| !root.is_null()) {
+                    take(Document { root, broken });
+                }
             }
-            Ok(None) => return (documents, errors),
+            Ok(None) => return,
             Err(error) => {
-                errors.push(error);
+                complain(error);
                 if !parser.proceed_next_document().unwrap_or(false) {
-                    return (documents, errors);
+                    return;
                 }
             }
         }
@@ -127,6 +134,16 @@ struct Frame {
 enum Content {
     List(Vec<Rc<Node>>),
     Map(Map),
+}
+
+impl Frame {
+    /// Returns the weight and the map of a frame in which a key comes next.
+    fn awaits_key(&mut self) -> Option<(&mut usize, &mut Map)> {
+        match &mut self.content {
+            Content::Map(map) if map.key.is_none() => Some((&mut self.weight, map)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -173,6 +190,12 @@ impl Builder {
         let place = Place::of(span);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
+                if let Some((weight, map)) = self.open.last_mut().and_then(Frame::awaits_key).filter(|_| anchor == 0) {
+                    // Half of all scalars are keys, which need no node of their own.
+                    *weight = weight.saturating_add(1);
+                    map.key = Some((text.as_ref().into(), place, text == "<<" && is_plain(style, tag.as_deref())));
+                    return Ok(());
+                }
                 let value = scalar(text.into_owned(), style, tag.as_deref());
                 self.add(Node { place, value, weight: 1 }, anchor)
             }
@@ -285,13 +308,17 @@ impl Place {
     }
 }
 
-/// Reads a scalar: quotes and the tag `!!str` make it text.
+/// Reads a scalar.
 fn scalar(text: String, style: ScalarStyle, tag: Option<&Tag>) -> Value {
+    if is_plain(style, tag) { Value::Plain(text) } else { Value::Text(text) }
+}
+
+/// Tells whether a scalar is not text by its looks: quotes and the tag `!!str` make it text.
+fn is_plain(style: ScalarStyle, tag: Option<&Tag>) -> bool {
     match tag.and_then(Tag::core_suffix) {
-        Some("str") => Value::Text(text),
-        Some("null" | "bool" | "int" | "float") => Value::Plain(text),
-        _ if style == ScalarStyle::Plain => Value::Plain(text),
-        _ => Value::Text(text),
+        Some("str") => false,
+        Some("null" | "bool" | "int" | "float") => true,
+        _ => style == ScalarStyle::Plain,
     }
 }
 

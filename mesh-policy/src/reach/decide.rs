@@ -73,8 +73,9 @@ pub(crate) struct Deciding<const N: usize> {
     pub(crate) names: Table<RuleName>,
     by_id: HashMap<(usize, RuleId), u32>,
     rows: Table<Row>,
-    /// The row of a rule set and a class, by set and side.
-    by_ruleset: [[HashMap<u64, u32, foldhash::fast::RandomState>; 2]; N],
+    /// The row of a cluster's rule set (clusters may share one, and each has its own names for the rules) and a class, by set and
+    /// side.
+    by_ruleset: [[HashMap<(u32, u32, u32), u32, foldhash::fast::RandomState>; 2]; N],
     defaults: Table<Otherwise>,
     by_offer: [HashMap<(u32, u32), u32>; N],
     means: HashMap<Means, u32, foldhash::fast::RandomState>,
@@ -149,7 +150,7 @@ impl<const N: usize> Deciding<N> {
             return self.rows.number(Box::from([(0, Verdict::Allow(Reason::NotPoliced))]));
         };
         let ruleset = rulesets[side(direction)];
-        let key = u64::from(ruleset) << 32 | u64::from(class);
+        let key = (if self.names_rules { cluster } else { 0 }, ruleset, class);
         if let Some(known) = self.by_ruleset[x][side(direction)].get(&key) {
             return *known;
         }

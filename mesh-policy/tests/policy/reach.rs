@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::any;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, cluster_policy, everyone, rule};
 
 fn is_allowed(set: &PolicySet, tuple: &FiveTuple) -> bool {
     let flow = set.flow(tuple);
@@ -93,6 +93,32 @@ fn fleet(trust: &Trust, settings: &Settings, facts: &[(Resource, u8)], bit: u8) 
         let _ = fleet.set(fact.clone());
     }
     fleet
+}
+
+/// Clusters in which the same policies apply share a rule set; each decides by a rule of its own name all the same.
+#[test]
+fn a_rule_of_a_fleet_policy_is_named_by_the_cluster_that_decides() {
+    let [mut before, mut after] = [Fleet::open(), Fleet::open()];
+    for fleet in [&mut before, &mut after] {
+        fleet.pod("east/shop/web-0", "10.1.0.1", "app=web", "").pod("west/shop/db-0", "10.2.0.1", "app=db", "");
+    }
+    let mut policy = cluster_policy(policy::PolicyScope::Fleet, "closed", policy::PolicyTier::Admin, 0);
+    policy.egress = vec![rule(policy::RuleAction::Deny, everyone(), Vec::new())];
+    after.cluster_policy(policy);
+    let sets = [&before, &after].map(|fleet| PolicySet::compile(&fleet.state));
+    let diff = diff::diff([&before.state, &after.state], [&sets[0], &sets[1]], Options::default());
+    let expected = "\
+CLOSED  east/shop (1 pod) > west/shop (1 pod): all
+  was   allow, egress fleet-default, ingress fleet-default
+  now   deny, egress by east/ClusterNetworkPolicy/closed/egress[0]
+
+CLOSED  west/shop (1 pod) > east/shop (1 pod): all
+  was   allow, egress fleet-default, ingress fleet-default
+  now   deny, egress by west/ClusterNetworkPolicy/closed/egress[0]
+
+0 group(s) of connections opened, 2 closed
+";
+    assert_eq!(diff.to_string(), expected);
 }
 
 proptest! {
