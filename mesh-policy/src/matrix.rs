@@ -99,12 +99,13 @@ pub fn matrix(state: &State, set: &PolicySet, by: By) -> Matrix {
             matrix.outside.push((region.first, region.last, *group));
         }
     }
+    let external = ends.external();
     for ((owners, regions), key) in members.iter().zip(&grouping.keys) {
-        let members = names.party(owners, regions, &ends.regions);
+        let members = names.party(owners, regions, &external);
         let name = match key {
             GroupKey::Namespace(cluster, namespace) => format!("{cluster}/{namespace}"),
             GroupKey::Nodes => "nodes".into(),
-            GroupKey::Classes(_) | GroupKey::Outside(_) => members.names.join(", "),
+            GroupKey::Classes(_) | GroupKey::Outside(_) => members.names.join(" + "),
         };
         matrix.groups.push(Group { name, members });
     }

@@ -4,7 +4,9 @@ use clap::Subcommand;
 
 use super::check::{self, CheckArgs};
 
+mod diff;
 mod lint;
+mod matrix;
 mod why;
 
 /// What is asked.
@@ -16,6 +18,12 @@ pub enum PolicyCommand {
     /// Explain one connection: both sides, the rule that decided, and the nearest that would have decided otherwise
     #[command(after_help = why::HELP)]
     Why(why::WhyArgs),
+    /// Show who can reach whom, on which ports: by namespace or by identity
+    #[command(after_help = matrix::HELP)]
+    Matrix(matrix::MatrixArgs),
+    /// Show which connections change their verdict between two directories
+    #[command(after_help = diff::HELP)]
+    Diff(diff::DiffArgs),
     /// Find policies that do nothing, rules that never decide, and sameness that no grant allows
     #[command(after_help = lint::HELP)]
     Lint(lint::LintArgs),
@@ -31,6 +39,8 @@ pub fn run(command: &PolicyCommand) -> u8 {
     match command {
         PolicyCommand::Check(args) => check::policy(args),
         PolicyCommand::Why(args) => why::run(args),
+        PolicyCommand::Matrix(args) => matrix::run(args),
+        PolicyCommand::Diff(args) => diff::run(args),
         PolicyCommand::Lint(args) => lint::run(args),
     }
 }

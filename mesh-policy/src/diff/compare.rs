@@ -128,12 +128,15 @@ impl Comparing {
     }
 }
 
+/// What is decided before and after.
+type Step = (Decided, Decided);
+
 /// Compares what both sides say, place by place.
 fn changes(before: &Both, after: &Both, reasons: bool) -> Vec<Item> {
     let mut edges: Vec<u32> = before.iter().chain(after.iter()).map(|(start, _)| *start).collect();
     edges.sort_unstable();
     edges.dedup();
-    let mut changes: Vec<((Decided, Decided), Vec<(u32, u32)>)> = Vec::new();
+    let mut changes: Vec<(Step, Vec<(u32, u32)>)> = Vec::new();
     for (at, start) in edges.iter().enumerate() {
         let end = edges.get(at + 1).copied().unwrap_or(KEYS);
         let decided = |both: &Both| decided(both[both.partition_point(|(first, _)| first <= start) - 1].1);

@@ -62,6 +62,7 @@ pub(super) fn group(found: Found, deciding: &Deciding<2>, (ends, names): (&Ends<
     for (number, region) in ends.regions.iter().enumerate() {
         members[region.class as usize].regions.insert(number);
     }
+    let external = ends.external();
     let mut changes = Vec::new();
     for (item, concerned) in found {
         let except: HashSet<(Pair, [Flags; 2])> = concerned.except.into_iter().collect();
@@ -93,7 +94,7 @@ pub(super) fn group(found: Found, deciding: &Deciding<2>, (ends, names): (&Ends<
         for ((only, ..), (rectangles, sides)) in lines {
             let family = family(&rectangles, &sides, ends);
             let workload_pairs = workload_pairs(only, &sides, ends);
-            let [sources, destinations] = sides.map(|side| party(&side, ends, names));
+            let [sources, destinations] = sides.map(|side| party(&side, (ends, &external), names));
             let [before, after] = [&item.before, &item.after].map(|decided| decision(decided, deciding));
             let kind = kind(&item);
             let ports = item.ports.clone();
@@ -112,9 +113,9 @@ fn kind(item: &Item) -> Kind {
     }
 }
 
-fn party(side: &Members, ends: &Ends<2>, names: &Names<'_>) -> Party {
+fn party(side: &Members, (ends, external): (&Ends<2>, &[Region]), names: &Names<'_>) -> Party {
     let regions: Vec<Region> = side.regions.iter().map(|number| ends.regions[*number]).collect();
-    names.party(&side.owners, &regions, &ends.regions)
+    names.party(&side.owners, &regions, external)
 }
 
 fn decision(decided: &Decided, deciding: &Deciding<2>) -> Decision {

@@ -63,6 +63,9 @@ enum Otherwise {
     Between(Ports),
 }
 
+/// Numbers of rows, by cluster, rule set and class.
+type RowNumbers = HashMap<(u32, u32, u32), u32, foldhash::fast::RandomState>;
+
 /// Decides between situations, everything once.
 ///
 /// The numbers of ports, of names and of what both sides say are the same for all sets.
@@ -75,7 +78,7 @@ pub(crate) struct Deciding<const N: usize> {
     rows: Table<Row>,
     /// The row of a cluster's rule set (clusters may share one, and each has its own names for the rules) and a class, by set and
     /// side.
-    by_ruleset: [[HashMap<(u32, u32, u32), u32, foldhash::fast::RandomState>; 2]; N],
+    by_ruleset: [[RowNumbers; 2]; N],
     defaults: Table<Otherwise>,
     by_offer: [HashMap<(u32, u32), u32>; N],
     means: HashMap<Means, u32, foldhash::fast::RandomState>,

@@ -106,6 +106,15 @@ impl<const N: usize> Ends<N> {
         counts
     }
 
+    /// Returns the regions in which an address is external in some set, and not pending in all of them.
+    pub(crate) fn external(&self) -> Vec<Region> {
+        let is_external = |region: &&Region| {
+            let situations = &self.classes.get(region.class).situations;
+            situations.iter().any(|situation| *situation != Situation::Pending)
+        };
+        self.regions.iter().filter(is_external).copied().collect()
+    }
+
     /// Returns the seats of an owner.
     pub(crate) fn seats_of(&self, owner: u32) -> &[Seat<N>] {
         let first = self.seats.partition_point(|seat| seat.owner < owner);
