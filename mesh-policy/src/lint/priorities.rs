@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use mesh_core::policy::{ClusterNetworkPolicy, ClusterPeer, PolicyScope, PortMatch, RuleAction};
-use mesh_core::{Direction, FiveTuple, Located, Protocol, Workload};
+use mesh_core::{Direction, FiveTuple, Located, NamedPort, Protocol, Workload};
 
 use super::pods::{Kind, Pods};
 use super::{Code, Report, cluster_key};
@@ -81,10 +81,12 @@ fn disagreement<'a>(
         return None;
     }
     let subjects = pods.subjects(first).filter(|kind| second.scope.covers(&kind.pods.0.id.cluster) && kind.is(&second.subject));
-    let mut seen = BTreeSet::new();
+    let mut tried: BTreeMap<&[NamedPort], usize> = BTreeMap::new();
     for subject in subjects {
-        // Subjects of both differ to the rules by their named ports only.
-        if !seen.insert(subject.pods.0.ports.as_slice()) {
+        // Subjects of both differ to the rules by their named ports only; two of each, because one may be the peer itself.
+        let alike = tried.entry(subject.pods.0.ports.as_slice()).or_default();
+        *alike += 1;
+        if *alike > 2 {
             continue;
         }
         for (peer, address) in peers(pods, subject, [first, second], direction) {

@@ -145,6 +145,17 @@ fn equal_priorities_that_disagree_and_only_those() {
 }
 
 #[test]
+fn equal_priorities_are_seen_where_the_first_subject_is_the_only_peer() {
+    let mut fleet = Fleet::open();
+    fleet.pod("east/shop/db", "10.1.0.2", "app=db", "").pod("east/shop/web", "10.1.0.1", "app=web", "");
+    for (name, action) in [("a", RuleAction::Accept), ("b", RuleAction::Deny)] {
+        fleet.cluster_policy(admin(own("east"), name, 5, vec![rule(action, who("", "app=db"), vec![])]));
+    }
+    let finding = only(&fleet, Code::EqualPriorities);
+    assert!(finding.message.contains("ingress of east/shop/db > east/shop/web"), "{}", finding.message);
+}
+
+#[test]
 fn sameness_that_no_grant_allows() {
     let mut fleet = Fleet::with(Trust::Declared, Settings::default());
     fleet.grant("east", "10.1.0.0/16", "").grant("west", "10.2.0.0/16", "");
