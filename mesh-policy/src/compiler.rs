@@ -130,6 +130,15 @@ impl<'a> Dirty<'a> {
         dirty
     }
 
+    /// Adds every workload there is.
+    fn add_workloads(&mut self, state: &'a State) {
+        let workloads = &state.facts().workloads;
+        self.workloads.reserve_exact(workloads.len());
+        self.workloads.extend(workloads.keys());
+        self.places.extend(workloads.keys().map(|id| (&id.cluster, &id.namespace)));
+        self.addresses.reserve_exact(workloads.values().map(|workload| workload.addresses.len()).sum());
+    }
+
     fn is_empty(&self, exports: bool) -> bool {
         self.policies.is_empty()
             && self.grants.is_empty()
@@ -153,8 +162,11 @@ impl Compiler {
     /// The set stays the same `Arc` where nothing changed that policy can depend on.
     pub fn update(&mut self, state: &State, change: &Change) -> &Arc<PolicySet> {
         let exports = state.cross_cluster_default() == CrossClusterDefault::Exports;
-        let everything = if self.started { Vec::new() } else { all_keys(state) };
-        let dirty = Dirty::new(everything.iter().chain(&change.dirty));
+        let everything = if self.started { Vec::new() } else { other_keys(state) };
+        let mut dirty = Dirty::new(everything.iter().chain(&change.dirty));
+        if !self.started {
+            dirty.add_workloads(state);
+        }
         if !self.started || !dirty.is_empty(exports) {
             let mut set = PolicySet::clone(&self.current);
             set.settings = (state.config().settings.clone(), state.cross_cluster_default());
@@ -421,8 +433,8 @@ fn patched(known: &[u32], new: Vec<u32>, gone: &[u32]) -> Option<Vec<u32>> {
     Some(peers)
 }
 
-/// Returns the key of everything that policy depends on.
-fn all_keys(state: &State) -> Vec<Key> {
+/// Returns the key of everything that policy depends on, but for the workloads that are believed: they are many.
+fn other_keys(state: &State) -> Vec<Key> {
     let facts = state.facts();
     let mut keys: Vec<Key> = Vec::new();
     keys.extend(facts.grants.keys().cloned().map(Key::Grant));
@@ -430,7 +442,6 @@ fn all_keys(state: &State) -> Vec<Key> {
     keys.extend(facts.namespaces.keys().cloned().map(|(cluster, name)| Key::Namespace(cluster, name)));
     keys.extend(facts.nodes.keys().cloned().map(Key::Node));
     keys.extend(facts.links.keys().cloned().map(Key::NodeLink));
-    keys.extend(facts.workloads.keys().cloned().map(Key::Workload));
     keys.extend(state.refused().map(|(key, _)| key.clone()));
     keys.extend(facts.services.keys().cloned().map(|(cluster, id)| Key::Service(cluster, id)));
     keys.extend(facts.slices.keys().cloned().map(|(cluster, namespace, name)| Key::EndpointSlice(cluster, namespace, name)));
