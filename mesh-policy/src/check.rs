@@ -19,7 +19,8 @@ use mesh_core::{Change, Direction, FiveTuple, Located, NodeId, RuleName, State, 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Compiler, End, Known, NodeHandle, PolicySet, ProfileHandle};
+use crate::compiler::Assumed;
+use crate::{Compiler, End, Flow, Known, PolicySet, ProfileHandle};
 
 mod query;
 
@@ -130,34 +131,45 @@ impl<'a> Checker<'a> {
         let (source, destination) = addresses(from.addresses(query.src_ip), &to.addresses(query.dst_ip))
             .ok_or_else(|| error(format!("{} and {} have no addresses of one family", query.from, query.to)))?;
         let tuple = FiveTuple { source, destination, protocol: query.protocol, source_port: 0, destination_port: query.port };
-        let (source, destination) = (self.known(&from, source, 0), self.known(&to, destination, 1));
-        let mut set = self.policy().clone();
-        for (end, address) in [(&source, tuple.source), (&destination, tuple.destination)] {
-            if let (Known { end: End::Node(NodeHandle(node)), .. }, true) = end {
-                let set = Arc::make_mut(&mut set);
-                Arc::make_mut(&mut set.ends.node_addresses).insert((*node, address));
+        let ends = [from.owner(self.policy(), source), to.owner(self.policy(), destination)];
+        if ends.iter().all(Option::is_none) {
+            let set = self.policy();
+            return Ok(decide(set, &set.flow(&tuple), query));
+        }
+        for owner in ends.iter().flatten() {
+            if let Owner::Workload(id) = owner {
+                self.compiler.prepare(id);
             }
         }
-        let flow = set.flow_between(&tuple, source.0, destination.0);
-        let [egress, ingress] =
-            [Direction::Egress, Direction::Ingress].map(|direction| Side::new(set.named(set.decide(&flow, direction))));
-        let verdict = Word::of(egress.reason.is_allow() && ingress.reason.is_allow());
-        Ok(Answer { id: query.id.clone(), verdict, egress, ingress, tuple })
-    }
-
-    /// Returns who is at `address` by the query's word, and whether only by that.
-    fn known(&mut self, named: &Named<'_>, address: IpAddr, beyond: u32) -> (Known, bool) {
-        let set = self.compiler.current();
-        match named.owner(set, address) {
-            None => (set.known(address), false),
-            Some(Owner::Pending) => (Known { end: End::Pending, profile: ProfileHandle::NOWHERE, is_backend: false }, true),
-            Some(Owner::Node(node)) => (self.compiler.assume_node(&node, address), true),
-            Some(Owner::Workload(id)) => match self.compiler.assume_workload(&id, address, beyond) {
-                Some(known) => (known, true),
-                None => (self.compiler.current().known(address), false),
-            },
+        let mut set = PolicySet::clone(self.policy());
+        let [source, destination] =
+            [(0, &ends[0], source), (1, &ends[1], destination)].map(|(beyond, owner, address)| match owner {
+                None => (set.known(address), None),
+                Some(Owner::Pending) => (Known { end: End::Pending, profile: ProfileHandle::NOWHERE, is_backend: false }, None),
+                Some(Owner::Node(node)) => told(self.compiler.assume_node(node, address, beyond, &mut set)),
+                Some(Owner::Workload(id)) => match self.compiler.assume_workload(id, address, beyond, &mut set) {
+                    Some(assumed) => told(assumed),
+                    None => (set.known(address), None),
+                },
+            });
+        for (one, (other, _)) in [(&source, &destination), (&destination, &source)] {
+            if let (_, Some(assumed)) = one {
+                self.compiler.introduce(assumed, other.profile, &mut set);
+            }
         }
+        Ok(decide(&set, &set.flow_between(&tuple, source.0, destination.0), query))
     }
+}
+
+fn told(assumed: Assumed) -> (Known, Option<Assumed>) {
+    (assumed.known, Some(assumed))
+}
+
+fn decide(set: &PolicySet, flow: &Flow, query: &Query) -> Answer {
+    let [egress, ingress] =
+        [Direction::Egress, Direction::Ingress].map(|direction| Side::new(set.named(set.decide(flow, direction))));
+    let verdict = Word::of(egress.reason.is_allow() && ingress.reason.is_allow());
+    Answer { id: query.id.clone(), verdict, egress, ingress, tuple: *flow.tuple() }
 }
 
 /// Whose an address is by the query's word.

@@ -20,13 +20,13 @@ use self::classes::Classes;
 use self::digest::Digest;
 use self::exports::Exports;
 use self::identities::Identities;
+pub(crate) use self::profiles::Assumed;
 use self::profiles::Profiles;
 use self::regions::PeerSet;
 use self::rulesets::{Context, Rulesets, is_subject};
 use self::workloads::Workloads;
 use crate::PolicySet;
 use crate::book::{Book, Edits, Source};
-use crate::set::Known;
 use crate::store::{Interner, Ranges};
 
 mod classes;
@@ -187,21 +187,33 @@ impl Compiler {
         Arc::unwrap_or_clone(self.current)
     }
 
-    /// Returns what `id` would be at an address that is not its own, in the current set from now on; `beyond` numbers the
-    /// workloads so assumed.
-    pub(crate) fn assume_workload(&mut self, id: &WorkloadId, address: IpAddr, beyond: u32) -> Option<Known> {
-        let mut set = PolicySet::clone(&self.current);
-        let known = self.parts.assume_workload(id, address, beyond, &mut set);
-        self.current = Arc::new(set);
-        known
+    /// Returns what `id` would be at an address that is not its own, in a set that is to be thrown away; `beyond` numbers the
+    /// ends so assumed.
+    pub(crate) fn assume_workload(
+        &mut self,
+        id: &WorkloadId,
+        address: IpAddr,
+        beyond: u32,
+        set: &mut PolicySet,
+    ) -> Option<Assumed> {
+        self.parts.assume_workload(id, address, beyond, set)
     }
 
-    /// Returns what `node` would be at an address that is not its own, in the current set from now on.
-    pub(crate) fn assume_node(&mut self, node: &NodeId, address: IpAddr) -> Known {
+    /// Returns what `node` would be at an address that is not its own, likewise.
+    pub(crate) fn assume_node(&mut self, node: &NodeId, address: IpAddr, beyond: u32, set: &mut PolicySet) -> Assumed {
+        self.parts.assume_node(node, address, beyond, set)
+    }
+
+    /// Tells the rule sets of `subject` who is assumed at the other end.
+    pub(crate) fn introduce(&mut self, assumed: &Assumed, subject: crate::ProfileHandle, set: &mut PolicySet) {
+        self.parts.introduce(assumed, subject, set);
+    }
+
+    /// Sees to it that `id` can be assumed at an address, before sets are made for that.
+    pub(crate) fn prepare(&mut self, id: &WorkloadId) {
         let mut set = PolicySet::clone(&self.current);
-        let known = self.parts.assume_node(node, address, &mut set);
+        self.parts.prepare(id, &mut set);
         self.current = Arc::new(set);
-        known
     }
 }
 

@@ -4,7 +4,7 @@ use crate::store::Interner;
 
 /// What all ends of a class share: the peers that they are, ascending, and their table of named ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Class {
+pub(crate) struct Class {
     pub(super) peers: Box<[u32]>,
     pub(super) ports: u32,
 }
@@ -45,6 +45,11 @@ impl Classes {
             self.fresh.push(number);
         }
         (number, new)
+    }
+
+    /// Returns the number of a class, if it has one.
+    pub(super) fn find(&self, class: &Class) -> Option<u32> {
+        self.classes.find(class)
     }
 
     pub(super) fn get(&self, number: u32) -> &Class {

@@ -11,7 +11,7 @@ use super::rulesets::Selection;
 use crate::peers::Peer;
 use crate::set::{Known, ProfileEntry, Subject};
 use crate::store::Interner;
-use crate::{End, NodeHandle, PolicySet, ProfileHandle, WorkloadHandle};
+use crate::{End, NodeHandle, PolicySet, Profile, ProfileHandle, WorkloadHandle};
 
 /// Who sits at an address, apart from where that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,10 +106,7 @@ impl Parts {
         let (class, subject) = match seat {
             Seat::Node | Seat::Outside => (Class { peers: by_address.clone(), ports: 0 }, 0),
             Seat::Workload { identity, ports } => {
-                let by_identity = self.sets.get(self.identities.peers(identity));
-                let told = by_address.iter().filter(|peer| self.is_told_of_workloads(**peer));
-                let mut peers: Vec<u32> = by_identity.iter().chain(told).copied().collect();
-                peers.sort_unstable();
+                let class = self.class_of_workload(identity, ports, region);
                 let (who, cluster) = (self.identities.who(identity), self.identities.cluster(identity));
                 let rulesets = [Direction::Ingress, Direction::Egress].map(|direction| {
                     let selection = Selection::new(&self.book, cluster, &who, direction, ports);
@@ -126,7 +123,7 @@ impl Parts {
                     rulesets.into_iter().for_each(|ruleset| self.rulesets.retain(ruleset));
                     set.subjects.set(number, subject);
                 }
-                (Class { peers: peers.into(), ports }, number)
+                (class, number)
             }
         };
         let (class, new) = self.classes.intern(class);
@@ -136,6 +133,15 @@ impl Parts {
         self.classes.retain(class);
         self.profiles.subjects.retain(subject);
         Built { class, subject }
+    }
+
+    /// Returns the class of workloads of an identity in a region.
+    fn class_of_workload(&self, identity: u32, ports: u32, region: u32) -> Class {
+        let by_identity = self.sets.get(self.identities.peers(identity));
+        let told = self.sets.get(region).iter().filter(|peer| self.is_told_of_workloads(**peer));
+        let mut peers: Vec<u32> = by_identity.iter().chain(told).copied().collect();
+        peers.sort_unstable();
+        Class { peers: peers.into(), ports }
     }
 
     /// Tells whether a peer that is told by its address may be a workload.
@@ -193,33 +199,91 @@ impl Parts {
         before.into_iter().for_each(|number| self.profiles.release(number));
     }
 
-    /// Returns what `id` would be at an address that is not its own: another workload of its kind, with the handle that is
-    /// `beyond` the last.
+    /// Returns what `id` would be at an address that is not its own, and its class where no profile has that; `beyond` numbers
+    /// what `set` is so told. Nothing of it stays here: the set is to be thrown away.
     pub(super) fn assume_workload(
         &mut self,
         id: &WorkloadId,
         address: IpAddr,
         beyond: u32,
         set: &mut PolicySet,
-    ) -> Option<Known> {
+    ) -> Option<Assumed> {
         let entry = set.workloads.get(self.workloads.find(id, set)?)?.clone()?;
+        let subject = self.subject_of(id, set)?;
         let seat = Seat::Workload { identity: entry.identity, ports: entry.ports };
-        let region = self.region(address);
-        let profile = self.profile(seat, region, set);
-        self.compile_fresh(set);
         let handle = self.workloads.bound() + beyond;
         set.workloads.set(handle, Some(entry));
-        let is_backend = self.exports.has_backend_at(address);
-        Some(Known { end: End::Workload(WorkloadHandle(handle)), profile: ProfileHandle(profile), is_backend })
+        let known = Known {
+            end: End::Workload(WorkloadHandle(handle)),
+            profile: ProfileHandle(self.profiles.profiles.bound() + beyond),
+            is_backend: self.exports.has_backend_at(address),
+        };
+        Some(self.assume(seat, known, (address, subject), set))
     }
 
-    /// Returns what `node` would be at an address that is not its own.
-    pub(super) fn assume_node(&mut self, node: &NodeId, address: IpAddr, set: &mut PolicySet) -> Known {
-        let region = self.region(address);
-        let profile = self.profile(Seat::Node, region, set);
-        self.compile_fresh(set);
+    /// Returns what a workload is as a subject, wherever it is: that of a profile that it has.
+    fn subject_of(&self, id: &WorkloadId, set: &PolicySet) -> Option<u32> {
+        let handle = self.workloads.find(id, set)?;
+        let entry = set.workloads.get(handle)?.as_ref()?;
+        let own =
+            |address: &IpAddr| set.ends.claimed(*address).filter(|known| known.end == End::Workload(WorkloadHandle(handle)));
+        let profile = entry.addresses.list().iter().find_map(own).map(|known| known.profile.0);
+        let nowhere = || self.profiles.profiles.find(&(Seat::Workload { identity: entry.identity, ports: entry.ports }, 0));
+        Some(self.profiles.built[profile.or_else(nowhere)? as usize].subject)
+    }
+
+    /// Sees to it that a workload without an address of its own can be assumed at one.
+    pub(super) fn prepare(&mut self, id: &WorkloadId, set: &mut PolicySet) {
+        let entry = self.workloads.find(id, set).and_then(|handle| set.workloads.get(handle)?.clone());
+        if let (Some(entry), None) = (entry, self.subject_of(id, set)) {
+            self.profile(Seat::Workload { identity: entry.identity, ports: entry.ports }, 0, set);
+            self.compile_fresh(set);
+        }
+    }
+
+    /// Returns what `node` would be at an address that is not its own, likewise.
+    pub(super) fn assume_node(&mut self, node: &NodeId, address: IpAddr, beyond: u32, set: &mut PolicySet) -> Assumed {
         // A node that nothing is known of runs no workload: any number does.
         let handle = self.nodes.find(node).unwrap_or_else(|| self.nodes.bound());
-        Known { end: End::Node(NodeHandle(handle)), profile: ProfileHandle(profile), is_backend: false }
+        std::sync::Arc::make_mut(&mut set.ends.node_addresses).insert((handle, address));
+        let profile = ProfileHandle(self.profiles.profiles.bound() + beyond);
+        let known = Known { end: End::Node(NodeHandle(handle)), profile, is_backend: false };
+        self.assume(Seat::Node, known, (address, 0), set)
     }
+
+    fn assume(&mut self, seat: Seat, known: Known, (address, subject): (IpAddr, u32), set: &mut PolicySet) -> Assumed {
+        let region = self.region(address);
+        let class = match seat {
+            Seat::Workload { identity, ports } => self.class_of_workload(identity, ports, region),
+            Seat::Node | Seat::Outside => Class { peers: self.sets.get(region).clone(), ports: 0 },
+        };
+        let (number, class) = match self.classes.find(&class) {
+            Some(number) => (number, None),
+            // As far beyond the classes as the profile is beyond the profiles.
+            None => {
+                let number = self.classes.bound() + known.profile.0 - self.profiles.profiles.bound();
+                (number, Some((number, class)))
+            }
+        };
+        set.profiles.set(known.profile.0, ProfileEntry { class: number, subject });
+        Assumed { known, class }
+    }
+
+    /// Tells the rule sets of `subject` of the class that the other end of its connection is assumed to have.
+    pub(super) fn introduce(&mut self, assumed: &Assumed, subject: ProfileHandle, set: &mut PolicySet) {
+        let Some((number, class)) = &assumed.class else { return };
+        let Profile { rulesets, cluster, .. } = set.profile(subject);
+        if cluster.is_some() {
+            for ruleset in rulesets {
+                self.rulesets.introduce(ruleset, &self.tables, (*number, class), set.rulesets.edit(ruleset));
+            }
+        }
+    }
+}
+
+/// Who is taken to be at an address.
+pub(crate) struct Assumed {
+    pub(crate) known: Known,
+    /// The class, where it is a new one, by the number that it has in the set.
+    class: Option<(u32, Class)>,
 }

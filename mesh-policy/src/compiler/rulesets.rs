@@ -246,27 +246,39 @@ impl Rulesets {
 
     /// Gives new classes their rows in a rule set that is compiled.
     fn extend(&mut self, number: u32, context: &Context<'_>, classes: &[u32], set: &mut Ruleset) {
-        let selection = self.selections.get(number);
         let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
         if set.lines.len() > draft.most_lines {
             *set = self.compile_one(number, context);
             return;
         }
+        let selection = self.selections.get(number);
         let mut lines = set.lines.to_vec();
-        let mut changes = Vec::new();
-        for class in classes {
+        let rows = classes.iter().map(|class| {
             let known = context.classes.get(*class);
-            let mut list: Vec<u32> = known.peers.iter().flat_map(|peer| draft.rules_of(*peer)).collect();
-            list.sort_unstable();
-            list.dedup();
-            let ports = if draft.asks_peer_ports { known.ports } else { selection.ports() };
-            let row = draft.row(selection, (&list, context.tables.get(ports)), &mut self.painter, &mut lines);
-            changes.push((*class, row));
-        }
+            (*class, draft.row_of(selection, (known, context.tables), &mut self.painter, &mut lines))
+        });
+        let changes: Vec<(u32, u32)> = rows.collect();
         if lines.len() != set.lines.len() {
             set.lines = lines.into();
         }
         set.cells.change(&changes);
+    }
+
+    /// Gives one class its row in one copy of a rule set, which is all that knows of it.
+    pub(super) fn introduce(
+        &mut self,
+        number: u32,
+        tables: &Interner<Vec<NamedPort>>,
+        (class, known): (u32, &Class),
+        set: &mut Ruleset,
+    ) {
+        let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
+        let rows = draft.rows.clone();
+        let mut lines = set.lines.to_vec();
+        let row = draft.row_of(self.selections.get(number), (known, tables), &mut self.painter, &mut lines);
+        draft.rows = rows;
+        set.lines = lines.into();
+        set.cells.change(&[(class, row)]);
     }
 
     /// Forgets the rule sets that nobody uses; returns the tables of named ports that they asked for.
@@ -305,6 +317,21 @@ impl Draft {
     fn rules_of(&self, peer: u32) -> impl Iterator<Item = u32> {
         let first = self.by_peer.partition_point(|(known, _)| *known < peer);
         self.by_peer[first..].iter().take_while(move |(known, _)| *known == peer).map(|(_, rule)| *rule)
+    }
+
+    /// Returns where the row of a class begins, as [`Draft::row`] does.
+    fn row_of(
+        &mut self,
+        selection: &Selection,
+        (class, tables): (&Class, &Interner<Vec<NamedPort>>),
+        painter: &mut Painter,
+        lines: &mut Vec<Line>,
+    ) -> u32 {
+        let mut list: Vec<u32> = class.peers.iter().flat_map(|peer| self.rules_of(*peer)).collect();
+        list.sort_unstable();
+        list.dedup();
+        let ports = if self.asks_peer_ports { class.ports } else { selection.ports() };
+        self.row(selection, (&list, tables.get(ports)), painter, lines)
     }
 
     /// Returns where the row for peers that the rules of `list` name begins, after adding it to `lines` if it is a new one.
