@@ -36,7 +36,7 @@ fn look_at_network(pods: &Pods<'_>, policy: &NetworkPolicy, report: &mut Report<
                     NetworkPolicyPeer::Workloads { .. } => {
                         let nobody = !pods.kinds.iter().any(|kind| kind.is_peer(policy, peer));
                         if nobody && !report.has(Code::PeerNotGranted, &at.0, &at.1) {
-                            let message = format!("there are no {} in the fleet", words::peer(policy, peer));
+                            let message = format!("no pod of the fleet matches {}", words::peer(policy, peer));
                             report.add(Code::MatchesNobody, &at, message, WAY_OUT_OF_NOBODY);
                         }
                     }
@@ -102,7 +102,7 @@ fn look_at_cluster_peer(pods: &Pods<'_>, peer: &ClusterPeer, at: &At, report: &m
         report.add(
             Code::MatchesNobody,
             at,
-            format!("there are no {} in the fleet", words::cluster_peer(peer)),
+            format!("nothing in the fleet matches {}", words::cluster_peer(peer)),
             WAY_OUT_OF_NOBODY,
         );
     }
