@@ -26,10 +26,11 @@ fn zone(services: usize) -> Arc<Zone> {
             addresses: vec![std::net::Ipv4Addr::from_bits(0x0a60_0000 + index as u32).into()],
             ports: vec![port],
             affinity: SessionAffinity::None,
+            traffic: mesh_core::Traffic::default(),
             publish_not_ready: false,
             external_name: None,
         };
-        let export = ServiceExport { cluster: cluster.clone(), id, created: None };
+        let export = ServiceExport { cluster: cluster.clone(), id, created: None, traffic: Default::default() };
         for resource in [Resource::Service(service), Resource::ServiceExport(export)] {
             let _ = state.apply(Event::Set(source.clone(), resource), Now::default());
         }

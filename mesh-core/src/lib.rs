@@ -106,10 +106,11 @@ pub use prefix::{Prefix, PrefixMap};
 pub use publish::{Publisher, RestoreError};
 pub use record::{Opened, Record, RecordError, RecordKey, RootRecord, SignError, Statement, Version};
 pub use resource::{
-    Endpoint, EndpointPort, EndpointSlice, Export, Key, Lease, NamedPort, Namespace, Node, NodeLink, Protocol, Resource, Service,
-    ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, WireGuardKey, Workload,
+    Endpoint, EndpointPort, EndpointSlice, Export, ExportTraffic, Key, Lease, Locality, NamedPort, Namespace, Node, NodeLink,
+    Protocol, Resource, Service, ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, Traffic, WireGuardKey,
+    Workload,
 };
-pub use service::{Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService};
+pub use service::{Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService, Services};
 pub use settings::{CrossClusterDefault, Settings};
 pub use snapshot::SnapshotError;
 pub use state::{Facts, Freshness, Located, State, StateConfig, Trust};

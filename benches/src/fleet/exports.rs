@@ -46,6 +46,7 @@ impl Fleet {
         let endpoint = |number: &u32| Endpoint {
             addresses: vec![self.address(*number)],
             ready: true,
+            terminating: false,
             hostname: None,
             node: None,
             ports: vec![EndpointPort {
@@ -62,6 +63,7 @@ impl Fleet {
                 addresses: Vec::new(),
                 ports: vec![port],
                 affinity: SessionAffinity::None,
+                traffic: mesh_core::Traffic::default(),
                 publish_not_ready: false,
                 external_name: None,
             }),
@@ -71,7 +73,7 @@ impl Fleet {
                 service: id.clone(),
                 endpoints: backends.iter().map(endpoint).collect(),
             }),
-            Resource::ServiceExport(ServiceExport { cluster, id, created: None }),
+            Resource::ServiceExport(ServiceExport { cluster, id, created: None, traffic: Default::default() }),
         ]
     }
 }

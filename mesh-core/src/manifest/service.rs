@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::cursor::{Cursor, Object, short};
 use super::object::{Meta, port_name, protocol, service_name};
 use crate::{
-    ClusterName, Endpoint, EndpointPort, EndpointSlice, ObjectName, Resource, Service, ServiceExport, ServiceId, ServiceImport,
-    ServiceKind, ServicePort, SessionAffinity, WallTime,
+    ClusterName, Endpoint, EndpointPort, EndpointSlice, ExportTraffic, Locality, ObjectName, Resource, Service, ServiceExport,
+    ServiceId, ServiceImport, ServiceKind, ServicePort, SessionAffinity, Traffic, WallTime,
 };
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is missing (core/v1): three hours.
@@ -36,9 +36,20 @@ pub(super) fn service(meta: &Meta<'_>, cluster: &ClusterName) -> Option<Resource
     let external_name = external_name.and_then(|cursor| cursor.text()).map(Into::into);
     let ports = service_ports(&spec);
     let affinity = affinity(&spec);
+    let traffic = traffic(meta, &spec);
     let publish_not_ready = spec.flag("publishNotReadyAddresses");
     let cluster = cluster.clone();
-    Some(Resource::Service(Service { cluster, id: id?, kind, addresses, ports, affinity, publish_not_ready, external_name }))
+    Some(Resource::Service(Service {
+        cluster,
+        id: id?,
+        kind,
+        addresses,
+        ports,
+        affinity,
+        traffic,
+        publish_not_ready,
+        external_name,
+    }))
 }
 
 fn service_ports(spec: &Object<'_>) -> Vec<ServicePort> {
@@ -75,6 +86,47 @@ fn affinity(spec: &Object<'_>) -> SessionAffinity {
     let seconds = config.and_then(|config| config.object().get("timeoutSeconds")).and_then(|cursor| cursor.integer(1..=86_400));
     let timeout_seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(DEFAULT_AFFINITY_SECONDS);
     SessionAffinity::ClientIp { timeout_seconds }
+}
+
+/// How connections are spread, for what `trafficDistribution` has no word for. On a Service, or on a ServiceExport before it.
+const DISTRIBUTION_ANNOTATION: &str = "cluster-mesh.io/traffic-distribution";
+/// The weight of each backend of the cluster.
+const WEIGHT_ANNOTATION: &str = "cluster-mesh.io/weight";
+
+fn traffic(meta: &Meta<'_>, spec: &Object<'_>) -> Traffic {
+    let annotated = traffic_annotations(meta);
+    let words = [("PreferClose", Locality::Zone), ("PreferSameZone", Locality::Zone), ("PreferSameNode", Locality::Node)];
+    let first = spec.get("trafficDistribution").and_then(|cursor| cursor.one_of(&words));
+    let node_only = spec.get("internalTrafficPolicy").and_then(|cursor| cursor.one_of(&[("Cluster", false), ("Local", true)]));
+    Traffic {
+        first: annotated.first.or(first).unwrap_or_default(),
+        node_only: node_only.unwrap_or(false),
+        weight: annotated.weight.unwrap_or(Traffic::DEFAULT_WEIGHT),
+    }
+}
+
+/// Reads our annotations; every value of an annotation is a string.
+fn traffic_annotations(meta: &Meta<'_>) -> ExportTraffic {
+    let Some(annotations) = meta.metadata.get("annotations").map(|annotations| annotations.object()) else {
+        return ExportTraffic::default();
+    };
+    let words = [
+        ("node", Locality::Node),
+        ("zone", Locality::Zone),
+        ("cluster", Locality::Cluster),
+        ("region", Locality::Region),
+        ("anywhere", Locality::Anywhere),
+    ];
+    let weight = annotations.get(WEIGHT_ANNOTATION).and_then(|cursor| {
+        let text = cursor.text()?;
+        let weight = text.parse().ok().filter(|weight| *weight <= Traffic::MAX_WEIGHT);
+        if weight.is_none() {
+            cursor.error(format_args!("'{}' is not a weight: a number from 0 to {}", short(text), Traffic::MAX_WEIGHT));
+        }
+        weight
+    });
+    let first = annotations.get(DISTRIBUTION_ANNOTATION).and_then(|cursor| cursor.one_of(&words));
+    ExportTraffic { first, weight }
 }
 
 /// The label that ties an EndpointSlice to its Service (discovery/v1).
@@ -136,17 +188,23 @@ fn endpoint(cursor: &Cursor<'_>, is_ipv4: Option<bool>, ports: &[EndpointPort]) 
             addresses.push(address);
         }
     }
-    let ready = object.get("conditions").and_then(|conditions| conditions.object().get("ready"));
-    let ready = ready.and_then(|ready| ready.boolean()).unwrap_or(true);
+    let conditions = object.get("conditions").map(|conditions| conditions.object());
+    let condition = |name| conditions.as_ref().and_then(|conditions| conditions.get(name)?.boolean());
+    let (ready, terminating) = (condition("ready").unwrap_or(true), condition("terminating").unwrap_or(false));
     let hostname = object.get("hostname").filter(|name| name.text() != Some("")).and_then(|cursor| service_name(&cursor));
     let node = object.get("nodeName").and_then(|cursor| cursor.parse());
-    Endpoint { addresses, ready, hostname: hostname.map(|name| name.as_str().into()), node, ports: ports.to_vec() }
+    Endpoint { addresses, ready, terminating, hostname: hostname.map(|name| name.as_str().into()), node, ports: ports.to_vec() }
 }
 
 pub(super) fn service_export(meta: &Meta<'_>, cluster: &ClusterName) -> Option<Resource> {
     let id = meta.service_id();
     let created = meta.metadata.get("creationTimestamp").and_then(|cursor| timestamp(&cursor));
-    Some(Resource::ServiceExport(ServiceExport { cluster: cluster.clone(), id: id?, created }))
+    Some(Resource::ServiceExport(ServiceExport {
+        cluster: cluster.clone(),
+        id: id?,
+        created,
+        traffic: traffic_annotations(meta),
+    }))
 }
 
 /// Reads RFC 3339.

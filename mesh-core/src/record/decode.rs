@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::{Record, RecordKey, RootRecord, Version, wire};
 use crate::{
-    ClusterName, Endpoint, EndpointPort, Export, Grant, Labels, Lease, NamePattern, NamedPort, Namespace, NamespaceName, Node,
-    NodeId, NodeLink, ObjectName, Prefix, Protocol, PublicKey, Resource, ServiceImport, ServiceKind, ServicePort,
-    SessionAffinity, WallTime, WireGuardKey, Workload, WorkloadId,
+    ClusterName, Endpoint, EndpointPort, Export, Grant, Labels, Lease, Locality, NamePattern, NamedPort, Namespace,
+    NamespaceName, Node, NodeId, NodeLink, ObjectName, Prefix, Protocol, PublicKey, Resource, ServiceImport, ServiceKind,
+    ServicePort, SessionAffinity, Traffic, WallTime, WireGuardKey, Workload, WorkloadId,
 };
 
 /// What is wrong with a message, for a person.
@@ -95,6 +95,21 @@ fn export(cluster: ClusterName, message: wire::Export) -> Decoded<Export> {
         })
     };
     let affinity = message.affinity_seconds.map(|timeout_seconds| SessionAffinity::ClientIp { timeout_seconds });
+    let traffic = Traffic {
+        first: match message.first {
+            1 => Locality::Region,
+            2 => Locality::Cluster,
+            3 => Locality::Zone,
+            4 => Locality::Node,
+            // One that a later version has is as good as none: what is preferred permits nothing.
+            _ => Locality::Anywhere,
+        },
+        node_only: message.node_only,
+        weight: match message.weight {
+            None => Traffic::DEFAULT_WEIGHT,
+            Some(weight) => weight.min(Traffic::MAX_WEIGHT.into()) as u16,
+        },
+    };
     Ok(Export {
         cluster,
         id: name(&message.service)?,
@@ -102,6 +117,7 @@ fn export(cluster: ClusterName, message: wire::Export) -> Decoded<Export> {
         kind: if message.headless { ServiceKind::Headless } else { ServiceKind::ClusterIp },
         ports: message.ports.into_iter().map(service_port).collect::<Result<_, _>>()?,
         affinity: affinity.unwrap_or_default(),
+        traffic,
         publish_not_ready: message.publish_not_ready,
         endpoints: message.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?,
     })
@@ -120,6 +136,7 @@ fn endpoint(message: wire::Endpoint) -> Decoded<Endpoint> {
     Ok(Endpoint {
         addresses: addresses(&message.addresses)?,
         ready: message.ready,
+        terminating: message.terminating,
         hostname: message.hostname.as_deref().map(hostname).transpose()?,
         node: message.node.as_deref().map(name).transpose()?,
         ports: message.ports.into_iter().map(endpoint_port).collect::<Result<_, _>>()?,

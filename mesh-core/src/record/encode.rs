@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Record, RecordKey, RootRecord, SignError, wire};
 use crate::{
-    Endpoint, EndpointPort, Export, Grant, Labels, NamedPort, Node, NodeLink, Prefix, PublicKey, Resource, ServiceKind,
-    ServicePort, SessionAffinity, Workload,
+    Endpoint, EndpointPort, Export, Grant, Labels, Locality, NamedPort, Node, NodeLink, Prefix, PublicKey, Resource, ServiceKind,
+    ServicePort, SessionAffinity, Traffic, Workload,
 };
 
 pub(super) fn record(record: &Record, root: &PublicKey) -> Result<wire::Record, SignError> {
@@ -113,6 +113,15 @@ fn export(export: &Export) -> wire::Export {
         },
         publish_not_ready: export.publish_not_ready,
         endpoints: export.endpoints.iter().map(endpoint).collect(),
+        first: match export.traffic.first {
+            Locality::Anywhere => 0,
+            Locality::Region => 1,
+            Locality::Cluster => 2,
+            Locality::Zone => 3,
+            Locality::Node => 4,
+        },
+        node_only: export.traffic.node_only,
+        weight: (export.traffic.weight != Traffic::DEFAULT_WEIGHT).then_some(export.traffic.weight.into()),
     }
 }
 
@@ -129,6 +138,7 @@ fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
         hostname: endpoint.hostname.as_ref().map(ToString::to_string),
         node: endpoint.node.as_ref().map(ToString::to_string),
         ports: endpoint.ports.iter().map(port).collect(),
+        terminating: endpoint.terminating,
     }
 }
 

@@ -192,6 +192,8 @@ pub(super) struct Endpoint {
     pub(super) node: Option<String>,
     #[prost(message, repeated, tag = "5")]
     pub(super) ports: Vec<Port>,
+    #[prost(bool, tag = "6")]
+    pub(super) terminating: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -211,6 +213,15 @@ pub(super) struct Export {
     pub(super) publish_not_ready: bool,
     #[prost(message, repeated, tag = "7")]
     pub(super) endpoints: Vec<Endpoint>,
+    /// The first group of backends: 0 anywhere, 1 region, 2 cluster, 3 zone, 4 node. A reader that knows none of these three
+    /// spreads connections evenly; none of them permits anything.
+    #[prost(uint32, tag = "8")]
+    pub(super) first: u32,
+    #[prost(bool, tag = "9")]
+    pub(super) node_only: bool,
+    /// Absent: the default.
+    #[prost(uint32, optional, tag = "10")]
+    pub(super) weight: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -5,9 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use mesh_core::record::{Statement, open};
 use mesh_core::{
-    Bytes, Endpoint, EndpointPort, Event, Export, Labels, Lease, NamedPort, Namespace, Node, NodeId, NodeLink, Prefix, Protocol,
-    Record, RecordKey, Resource, RootRecord, SecretKey, ServiceImport, ServiceKind, ServicePort, SessionAffinity, Version,
-    WallTime, WireGuardKey, Workload, WorkloadId,
+    Bytes, Endpoint, EndpointPort, Event, Export, Labels, Lease, Locality, NamedPort, Namespace, Node, NodeId, NodeLink, Prefix,
+    Protocol, Record, RecordKey, Resource, RootRecord, SecretKey, ServiceImport, ServiceKind, ServicePort, SessionAffinity,
+    Traffic, Version, WallTime, WireGuardKey, Workload, WorkloadId,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -49,8 +49,16 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         port,
     });
     let hostname = option::of("[a-z][a-z0-9]{0,9}".prop_map(Into::into));
-    (vec(address(), 0..3), any::<bool>(), hostname, option::of(name()), vec(port, 0..3))
-        .prop_map(|(addresses, ready, hostname, node, ports)| Endpoint { addresses, ready, hostname, node, ports })
+    (vec(address(), 0..3), any::<(bool, bool)>(), hostname, option::of(name()), vec(port, 0..3)).prop_map(
+        |(addresses, (ready, terminating), hostname, node, ports)| Endpoint {
+            addresses,
+            ready,
+            terminating,
+            hostname,
+            node,
+            ports,
+        },
+    )
 }
 
 fn export() -> impl Strategy<Value = Export> {
@@ -59,16 +67,20 @@ fn export() -> impl Strategy<Value = Export> {
     let affinity = option::of(any::<u32>())
         .prop_map(|seconds| seconds.map(|timeout_seconds| SessionAffinity::ClientIp { timeout_seconds }).unwrap_or_default());
     let created = option::of(any::<u64>().prop_map(WallTime::from_unix_nanos));
+    let first = [Locality::Node, Locality::Zone, Locality::Cluster, Locality::Region, Locality::Anywhere];
+    let traffic = (proptest::sample::select(first.as_slice()), any::<bool>(), 0..=Traffic::MAX_WEIGHT)
+        .prop_map(|(first, node_only, weight)| Traffic { first, node_only, weight });
     let kind = prop_oneof![Just(ServiceKind::ClusterIp), Just(ServiceKind::Headless)];
     let service = (name::<mesh_core::NamespaceName>(), name::<mesh_core::ObjectName>());
-    (name(), service, created, kind, vec(port, 0..3), affinity, any::<bool>(), vec(endpoint(), 0..4)).prop_map(
-        |(cluster, (namespace, name), created, kind, ports, affinity, publish_not_ready, endpoints)| Export {
+    (name(), service, created, kind, vec(port, 0..3), (affinity, traffic), any::<bool>(), vec(endpoint(), 0..4)).prop_map(
+        |(cluster, (namespace, name), created, kind, ports, (affinity, traffic), publish_not_ready, endpoints)| Export {
             cluster,
             id: mesh_core::ServiceId { namespace, name },
             created,
             kind,
             ports,
             affinity,
+            traffic,
             publish_not_ready,
             endpoints,
         },

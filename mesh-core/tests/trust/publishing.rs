@@ -24,6 +24,7 @@ fn service(name: &str) -> [Resource; 3] {
     let endpoint = |address: &str| Endpoint {
         addresses: vec![address.parse().expect("an address")],
         ready: true,
+        terminating: false,
         hostname: None,
         node: None,
         ports: Vec::new(),
@@ -36,10 +37,16 @@ fn service(name: &str) -> [Resource; 3] {
             addresses: Vec::new(),
             ports: Vec::new(),
             affinity: SessionAffinity::None,
+            traffic: mesh_core::Traffic::default(),
             publish_not_ready: false,
             external_name: None,
         }),
-        Resource::ServiceExport(ServiceExport { cluster: cluster("east"), id: id.clone(), created: None }),
+        Resource::ServiceExport(ServiceExport {
+            cluster: cluster("east"),
+            id: id.clone(),
+            created: None,
+            traffic: Default::default(),
+        }),
         Resource::EndpointSlice(EndpointSlice {
             cluster: cluster("east"),
             name: format!("{name}-1").parse().expect("a name"),

@@ -17,10 +17,12 @@ fn export(id: &str, address: &str) -> Resource {
         kind: ServiceKind::ClusterIp,
         ports: Vec::new(),
         affinity: SessionAffinity::None,
+        traffic: mesh_core::Traffic::default(),
         publish_not_ready: false,
         endpoints: vec![mesh_core::Endpoint {
             addresses: vec![address.parse().expect("an address")],
             ready: true,
+            terminating: false,
             hostname: None,
             node: None,
             ports: Vec::new(),

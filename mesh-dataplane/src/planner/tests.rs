@@ -106,12 +106,14 @@ fn cluster_addresses_lead_to_the_ready_backends_of_their_family() {
         addresses: vec!["10.96.0.7".parse().expect("valid")],
         ports: vec![ServicePort { name: None, protocol: Protocol::Tcp, port: 80, app_protocol: None }],
         affinity: SessionAffinity::None,
+        traffic: mesh_core::Traffic::default(),
         publish_not_ready: false,
         external_name: None,
     }));
     let endpoint = |address: &str, ready| Endpoint {
         addresses: vec![address.parse().expect("valid")],
         ready,
+        terminating: false,
         hostname: None,
         node: None,
         ports: vec![EndpointPort { name: None, protocol: Protocol::Tcp, port: Some(8080) }],

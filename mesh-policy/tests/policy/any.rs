@@ -260,6 +260,7 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
     let endpoint = (vec(address(), 1..3), any::<bool>(), vec(ports, 1..3)).prop_map(|(addresses, ready, ports)| Endpoint {
         addresses,
         ready,
+        terminating: false,
         hostname: None,
         node: None,
         ports,
@@ -275,7 +276,17 @@ fn service_ports() -> impl Strategy<Value = Vec<ServicePort>> {
 fn exporting() -> impl Strategy<Value = Resource> {
     let export = (cluster(), service_id(), service_ports(), endpoints()).prop_map(|(cluster, id, ports, endpoints)| {
         let (kind, affinity) = (ServiceKind::ClusterIp, SessionAffinity::None);
-        Resource::Export(Export { cluster, id, created: None, kind, ports, affinity, publish_not_ready: false, endpoints })
+        Resource::Export(Export {
+            cluster,
+            id,
+            created: None,
+            kind,
+            ports,
+            affinity,
+            traffic: mesh_core::Traffic::default(),
+            publish_not_ready: false,
+            endpoints,
+        })
     });
     let service = (cluster(), service_id(), service_ports()).prop_map(|(cluster, id, ports)| {
         let (kind, affinity) = (ServiceKind::ClusterIp, SessionAffinity::None);
@@ -287,6 +298,7 @@ fn exporting() -> impl Strategy<Value = Resource> {
             addresses,
             ports,
             affinity,
+            traffic: mesh_core::Traffic::default(),
             publish_not_ready: false,
             external_name: None,
         })
@@ -295,8 +307,9 @@ fn exporting() -> impl Strategy<Value = Resource> {
         (cluster(), service_id(), object(&["db-1", "db-2"]), endpoints()).prop_map(|(cluster, service, name, endpoints)| {
             Resource::EndpointSlice(EndpointSlice { cluster, name, service, endpoints })
         });
-    let consent =
-        (cluster(), service_id()).prop_map(|(cluster, id)| Resource::ServiceExport(ServiceExport { cluster, id, created: None }));
+    let consent = (cluster(), service_id()).prop_map(|(cluster, id)| {
+        Resource::ServiceExport(ServiceExport { cluster, id, created: None, traffic: Default::default() })
+    });
     prop_oneof![3 => export, 1 => service, 1 => slice, 1 => consent]
 }
 

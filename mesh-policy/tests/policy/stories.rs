@@ -162,7 +162,8 @@ fn declared() -> Fleet {
 fn export(fleet: &mut Fleet, port: Option<u16>) {
     let name = Some("sql".into());
     let ports = vec![EndpointPort { name: name.clone(), protocol: Protocol::Tcp, port }];
-    let endpoint = Endpoint { addresses: vec![ip("10.1.0.2")], ready: false, hostname: None, node: None, ports };
+    let endpoint =
+        Endpoint { addresses: vec![ip("10.1.0.2")], ready: false, terminating: false, hostname: None, node: None, ports };
     let _ = fleet.set(Resource::Export(Export {
         cluster: "east".parse().expect("name"),
         id: "shop/db".parse().expect("service"),
@@ -170,6 +171,7 @@ fn export(fleet: &mut Fleet, port: Option<u16>) {
         kind: ServiceKind::ClusterIp,
         ports: vec![ServicePort { name, protocol: Protocol::Tcp, port: 3306, app_protocol: None }],
         affinity: SessionAffinity::None,
+        traffic: mesh_core::Traffic::default(),
         publish_not_ready: false,
         endpoints: vec![endpoint],
     }));
