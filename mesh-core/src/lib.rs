@@ -110,7 +110,9 @@ pub use resource::{
     Protocol, Resource, Service, ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, Traffic, WireGuardKey,
     Workload,
 };
-pub use service::{Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService, Services};
+pub use service::{
+    Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService, Services,
+};
 pub use settings::{CrossClusterDefault, Settings};
 pub use snapshot::SnapshotError;
 pub use state::{Facts, Freshness, Located, State, StateConfig, Trust};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::{ClusterName, NodeId, Protocol, Service, ServiceId, ServiceKind, ServicePort, SessionAffinity, WallTime};
+use crate::{ClusterName, NodeId, Protocol, Service, ServiceId, ServiceKind, ServicePort, SessionAffinity, Traffic, WallTime};
 
 mod allocate;
 mod export;
@@ -12,9 +12,11 @@ mod import;
 mod merge;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use self::allocate::allocate;
 pub use self::export::{ExportCondition, ExportValidity};
+pub use self::view::Services;
 
 /// The services that one cluster can import, each merged from all its exports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,12 +34,14 @@ pub struct ImportedService {
     pub kind: ServiceKind,
     /// The session affinity, by the oldest export.
     pub affinity: SessionAffinity,
+    /// How connections are spread, by the oldest export; the weights are with the exporters.
+    pub traffic: Traffic,
     /// The ports, merged by name, then protocol and number, oldest export first.
     pub ports: Vec<ServicePort>,
     /// The clusterset addresses in the viewing cluster, one for each family at most; empty for headless, or not allocated yet.
     pub addresses: Vec<IpAddr>,
     /// The endpoints of all exporting clusters, ready or not.
-    pub backends: Vec<Backend>,
+    pub backends: Box<[Backend]>,
     /// The exporting clusters, oldest export first, each with its condition.
     pub exporters: Vec<Exporter>,
 }
@@ -48,15 +52,18 @@ pub struct Backend {
     /// The exporting cluster.
     pub cluster: ClusterName,
     /// The endpoint's addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// May take new connections: ready, or published all the same.
     pub ready: bool,
+    /// Is going away.
+    pub terminating: bool,
     /// The endpoint's own name.
     pub hostname: Option<Arc<str>>,
     /// The node it runs on.
     pub node: Option<NodeId>,
     /// For each port of the service, by index, the number at this endpoint; `None` where it does not serve that port.
-    pub ports: Vec<Option<u16>>,
+    /// Endpoints one after the other that serve alike share it.
+    pub ports: Arc<[Option<u16>]>,
 }
 
 /// A Service of the viewing cluster itself, with its endpoints.
@@ -65,7 +72,7 @@ pub struct LocalService {
     /// The Service.
     pub service: Service,
     /// Its endpoints, ready or not; their ports are by the index of the Service's.
-    pub backends: Vec<Backend>,
+    pub backends: Box<[Backend]>,
 }
 
 /// One cluster's export of a service.
@@ -75,6 +82,8 @@ pub struct Exporter {
     pub cluster: ClusterName,
     /// When it was first exported.
     pub created: Option<WallTime>,
+    /// The weight of each of its backends.
+    pub weight: u16,
     /// What about it disagrees with another cluster's export (message of the `Conflict` condition); `None`: nothing.
     pub conflict: Option<String>,
 }
@@ -89,7 +98,7 @@ impl ImportedService {
     pub fn has_backend(&self, address: IpAddr, protocol: Protocol, port: u16) -> bool {
         self.backends.iter().any(|backend| {
             backend.addresses.contains(&address)
-                && self.ports.iter().zip(&backend.ports).any(|(own, at)| own.protocol == protocol && *at == Some(port))
+                && self.ports.iter().zip(backend.ports.iter()).any(|(own, at)| own.protocol == protocol && *at == Some(port))
         })
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::addresses::Addresses;
-use self::index::{FleetPrefixes, Namespaces};
+use self::index::{FleetPrefixes, Namespaces, ServiceIndex};
 use self::ledger::Ledger;
 use self::offers::Offers;
 use crate::settings::{DomainAddresses, Settings};
@@ -132,6 +132,7 @@ pub struct State {
     addresses: Addresses,
     namespaces: Namespaces,
     prefixes: FleetPrefixes,
+    services: ServiceIndex,
     refused: BTreeMap<Key, Refused>,
     refusals: BTreeMap<RefusalReason, u64>,
 }
@@ -155,6 +156,7 @@ impl State {
             addresses: Addresses::default(),
             namespaces: Namespaces::default(),
             prefixes: FleetPrefixes::default(),
+            services: ServiceIndex::default(),
             refused: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }

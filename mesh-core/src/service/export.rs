@@ -1,5 +1,6 @@
 //! What each cluster exports: derived from its manifests, or as its publisher signed it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 
 use super::merge::Merged;
 use crate::{
-    ClusterName, Endpoint, EndpointPort, EndpointSlice, Export, ObjectName, Service, ServiceId, ServiceKind, State, Trust,
+    ClusterName, Endpoint, EndpointPort, EndpointSlice, Export, ObjectName, Service, ServiceId, ServiceKind, State, Traffic,
+    Trust,
 };
 
 /// What a ServiceExport's status says (MCS API `ServiceExport` conditions).
@@ -65,19 +67,23 @@ impl State {
         exports
     }
 
-    /// Returns what `cluster` exports of a service, as [`State::exports`] has it; its cost does not grow with other namespaces.
+    /// Returns what `cluster` exports of a service, as [`State::exports`] has it; its cost is that service's own size.
     pub fn export(&self, cluster: &ClusterName, id: &ServiceId) -> Option<Export> {
+        self.export_of(cluster, id).map(Cow::into_owned)
+    }
+
+    /// Returns the exports of one service, by cluster, as [`State::exports`] has them; its cost is that service's own size.
+    pub fn exports_of(&self, id: &ServiceId) -> Vec<Cow<'_, Export>> {
+        self.exporters(id).filter_map(|cluster| self.export_of(cluster, id)).collect()
+    }
+
+    fn export_of(&self, cluster: &ClusterName, id: &ServiceId) -> Option<Cow<'_, Export>> {
         let facts = self.facts();
         let key = (cluster.clone(), id.clone());
         if facts.service_exports.contains_key(&key) {
-            let first = (cluster.clone(), id.namespace.clone(), ObjectName::first());
-            let of_namespace = facts.slices.range(first..).map(|(_, slice)| slice);
-            let of_namespace =
-                of_namespace.take_while(|slice| slice.cluster == *cluster && slice.service.namespace == id.namespace);
-            let endpoints = merge_slices(of_namespace.filter(|slice| slice.service == *id)).into_values().next();
-            return self.derived_export(&key, endpoints.unwrap_or_default());
+            return self.derived_export(&key, self.endpoints_of(cluster, id)).map(Cow::Owned);
         }
-        facts.exports.get(&key).filter(|export| export.kind != ServiceKind::ExternalName).cloned()
+        facts.exports.get(&key).filter(|export| export.kind != ServiceKind::ExternalName).map(Cow::Borrowed)
     }
 
     /// Returns the export of a ServiceExport manifest, where it exports something.
@@ -96,6 +102,11 @@ impl State {
             kind: service.kind,
             ports: service.ports.clone(),
             affinity: service.affinity,
+            traffic: Traffic {
+                first: export.traffic.first.unwrap_or(service.traffic.first),
+                weight: export.traffic.weight.unwrap_or(service.traffic.weight),
+                ..service.traffic
+            },
             publish_not_ready: service.publish_not_ready,
             endpoints,
         })
@@ -129,6 +140,11 @@ impl State {
         }
     }
 
+    /// Returns the endpoints of a service of `cluster`, from its EndpointSlices.
+    pub(super) fn endpoints_of(&self, cluster: &ClusterName, id: &ServiceId) -> Vec<Endpoint> {
+        merge_slices(self.slices_of(cluster, id)).into_values().next().unwrap_or_default()
+    }
+
     /// Collects the endpoints of the services that `wanted` names.
     pub(super) fn endpoints(&self, wanted: impl Fn(&ClusterName, &ServiceId) -> bool) -> Endpoints<'_> {
         merge_slices(self.facts().slices.values().filter(|slice| wanted(&slice.cluster, &slice.service)))
@@ -138,21 +154,23 @@ impl State {
 /// Merges slices to the endpoints of their services. The API allows an endpoint to be in several slices of a service, for a time
 /// or for other ports: it is one endpoint all the same, ready where one of them says so.
 fn merge_slices<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> Endpoints<'a> {
-    type Merging<'a> = BTreeMap<(&'a [IpAddr], Option<&'a Arc<str>>, Option<&'a ObjectName>), (bool, BTreeSet<&'a EndpointPort>)>;
+    type Merging<'a> =
+        BTreeMap<(&'a [IpAddr], Option<&'a Arc<str>>, Option<&'a ObjectName>), (bool, bool, BTreeSet<&'a EndpointPort>)>;
     let mut merging: BTreeMap<(&ClusterName, &ServiceId), Merging<'_>> = BTreeMap::new();
     for slice in slices {
         let service = merging.entry((&slice.cluster, &slice.service)).or_default();
         for endpoint in &slice.endpoints {
             let key = (endpoint.addresses.as_slice(), endpoint.hostname.as_ref(), endpoint.node.as_ref());
-            let (ready, ports) = service.entry(key).or_default();
+            let (ready, terminating, ports) = service.entry(key).or_default();
             *ready |= endpoint.ready;
+            *terminating |= endpoint.terminating;
             ports.extend(&endpoint.ports);
         }
     }
-    let endpoint = |((addresses, hostname, node), (ready, ports)): (_, (bool, BTreeSet<&EndpointPort>))| {
+    let endpoint = |((addresses, hostname, node), (ready, terminating, ports)): (_, (bool, bool, BTreeSet<&EndpointPort>))| {
         let (addresses, hostname, node): (&[IpAddr], Option<&Arc<str>>, Option<&ObjectName>) = (addresses, hostname, node);
         let ports = ports.into_iter().cloned().collect();
-        Endpoint { addresses: addresses.to_vec(), ready, hostname: hostname.cloned(), node: node.cloned(), ports }
+        Endpoint { addresses: addresses.to_vec(), ready, terminating, hostname: hostname.cloned(), node: node.cloned(), ports }
     };
     merging.into_iter().map(|(key, endpoints)| (key, endpoints.into_iter().map(endpoint).collect())).collect()
 }

@@ -2,23 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{Backend, Exporter};
-use crate::{Endpoint, Export, NodeId, ServiceKind, ServicePort, SessionAffinity};
+use crate::{ClusterName, Endpoint, Export, Locality, NodeId, ServiceKind, ServicePort, SessionAffinity, Traffic};
 
 /// All exports of one service as one.
 pub(super) struct Merged {
     pub(super) kind: ServiceKind,
     pub(super) affinity: SessionAffinity,
+    pub(super) traffic: Traffic,
     pub(super) ports: Vec<ServicePort>,
     pub(super) exporters: Vec<Exporter>,
-    pub(super) backends: Vec<Backend>,
+    pub(super) backends: Box<[Backend]>,
 }
 
 impl Merged {
     /// Merges `exports`, at least one and all of one service.
-    pub(super) fn new(exports: &[Export]) -> Merged {
-        let mut exports: Vec<&Export> = exports.iter().collect();
+    pub(super) fn new<'a>(exports: impl IntoIterator<Item = &'a Export>) -> Merged {
+        let mut exports: Vec<&Export> = exports.into_iter().collect();
         // A missing time sorts behind every time, and equal times go by cluster.
         exports.sort_by_key(|export| (export.created.is_none(), export.created, &export.cluster));
         let oldest = exports[0];
@@ -37,6 +39,9 @@ impl Merged {
             if export.affinity != oldest.affinity {
                 disagree(0, index, "session affinity", &affinity_name(oldest.affinity), &affinity_name(export.affinity));
             }
+            if spread(export.traffic) != spread(oldest.traffic) {
+                disagree(0, index, "traffic distribution", &traffic_name(oldest.traffic), &traffic_name(export.traffic));
+            }
             for port in &export.ports {
                 let same_name = ports.iter().find(|(_, known)| known.name == port.name);
                 match same_name.or_else(|| ports.iter().find(|(_, known)| same_number(known, port))) {
@@ -49,41 +54,49 @@ impl Merged {
             }
         }
         let ports: Vec<ServicePort> = ports.into_iter().map(|(_, port)| port.clone()).collect();
-        let mut backends: Vec<Backend> = exports
-            .iter()
-            .flat_map(|export| {
-                export
-                    .endpoints
-                    .iter()
-                    .map(|endpoint| backend(&export.cluster, &ports, &export.ports, export.publish_not_ready, endpoint))
-            })
-            .collect();
+        let of = |export: &&Export| {
+            let own = Own { cluster: &export.cluster, ports: &export.ports, publish_not_ready: export.publish_not_ready };
+            own.backends(&ports, &export.endpoints)
+        };
+        let mut backends: Box<[Backend]> = exports.iter().flat_map(of).collect();
         backends.sort();
         let exporter = |(export, conflicts): (&&Export, BTreeSet<String>)| Exporter {
             cluster: export.cluster.clone(),
             created: export.created,
+            weight: export.traffic.weight,
             conflict: (!conflicts.is_empty()).then(|| conflicts.into_iter().collect::<Vec<_>>().join("; ")),
         };
         let exporters = exports.iter().zip(conflicts).map(exporter).collect();
-        Merged { kind: oldest.kind, affinity: oldest.affinity, ports, exporters, backends }
+        Merged { kind: oldest.kind, affinity: oldest.affinity, traffic: oldest.traffic, ports, exporters, backends }
     }
 }
 
-/// Makes the backend of an endpoint, for `merged` ports of which its own Service has `own`.
-pub(super) fn backend(
-    cluster: &crate::ClusterName,
-    merged: &[ServicePort],
-    own: &[ServicePort],
-    publish_not_ready: bool,
-    endpoint: &Endpoint,
-) -> Backend {
-    Backend {
-        cluster: cluster.clone(),
-        addresses: endpoint.addresses.iter().copied().collect::<BTreeSet<IpAddr>>().into_iter().collect(),
-        ready: endpoint.ready || publish_not_ready,
-        hostname: endpoint.hostname.clone(),
-        node: endpoint.node.as_ref().map(|name| NodeId { cluster: cluster.clone(), name: name.clone() }),
-        ports: merged.iter().map(|port| port_at(port, own, endpoint)).collect(),
+/// What a cluster's own Service says of its endpoints.
+pub(super) struct Own<'a> {
+    pub(super) cluster: &'a ClusterName,
+    pub(super) ports: &'a [ServicePort],
+    pub(super) publish_not_ready: bool,
+}
+
+impl Own<'_> {
+    /// Makes the backends of `endpoints`, for the `merged` ports.
+    pub(super) fn backends(&self, merged: &[ServicePort], endpoints: &[Endpoint]) -> Vec<Backend> {
+        let mut last: Option<Arc<[Option<u16>]>> = None;
+        let backend = |endpoint: &Endpoint| {
+            let ports = merged.iter().map(|port| port_at(port, self.ports, endpoint));
+            let ports = last.take().filter(|last| last.iter().copied().eq(ports.clone())).unwrap_or_else(|| ports.collect());
+            last = Some(ports.clone());
+            Backend {
+                cluster: self.cluster.clone(),
+                addresses: endpoint.addresses.iter().copied().collect::<BTreeSet<IpAddr>>().into_iter().collect(),
+                ready: endpoint.ready || self.publish_not_ready,
+                terminating: endpoint.terminating,
+                hostname: endpoint.hostname.clone(),
+                node: endpoint.node.as_ref().map(|name| NodeId { cluster: self.cluster.clone(), name: name.clone() }),
+                ports,
+            }
+        };
+        endpoints.iter().map(backend).collect()
     }
 }
 
@@ -112,6 +125,22 @@ fn affinity_name(affinity: SessionAffinity) -> String {
         SessionAffinity::None => "None".into(),
         SessionAffinity::ClientIp { timeout_seconds } => format!("ClientIP for {timeout_seconds} s"),
     }
+}
+
+/// Each cluster's weight is its own business.
+fn spread(traffic: Traffic) -> (Locality, bool) {
+    (traffic.first, traffic.node_only)
+}
+
+fn traffic_name(traffic: Traffic) -> String {
+    let first = match traffic.first {
+        Locality::Node => "same node first",
+        Locality::Zone => "same zone first",
+        Locality::Cluster => "same cluster first",
+        Locality::Region => "same region first",
+        Locality::Anywhere => "anywhere",
+    };
+    if traffic.node_only { format!("{first}, same node only") } else { first.into() }
 }
 
 fn port_name(port: &ServicePort) -> String {

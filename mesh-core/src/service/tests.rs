@@ -6,6 +6,8 @@ use super::*;
 use crate::manifest::Checked;
 use crate::{Event, Now, Resource, SessionAffinity, SourceId, State, StateConfig, Trust};
 
+mod view;
+
 /// The manifests of one cluster, written down in short.
 #[derive(Default)]
 struct Cluster(String);
@@ -203,7 +205,7 @@ fn a_port_without_a_number_is_the_service_port() {
         "{addresses: [10.1.0.1]}",
     );
     let web = imported(&fleet(&[("east", &east)], &[]), "east", "web");
-    assert_eq!(web.backends[0].ports, [Some(80)]);
+    assert_eq!(*web.backends[0].ports, [Some(80)]);
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! Indexes over the admitted facts: which namespaces are in use, and which prefixes are the fleet's.
+//! Indexes over the admitted facts: which namespaces are in use, which prefixes are the fleet's, what belongs to a service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
-use crate::{ClusterName, Key, NamespaceName, Prefix, PrefixMap};
+use crate::{ClusterName, Key, NamespaceName, ObjectName, Prefix, PrefixMap, Resource, ServiceId};
 
 /// How many facts are in each namespace of each cluster.
 #[derive(Clone, Debug, Default)]
@@ -93,4 +94,84 @@ impl FleetPrefixes {
     pub(super) fn by_cluster(&self) -> impl Iterator<Item = (&ClusterName, &[Prefix])> {
         self.by_cluster.iter().map(|(cluster, prefixes)| (cluster, prefixes.as_slice()))
     }
+}
+
+/// The slices of each service of each cluster, and the clusters that export it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServiceIndex {
+    /// Names in order; most services have one or two slices.
+    slices: BTreeMap<(ClusterName, ServiceId), Vec<ObjectName>>,
+    /// In order, each with whether it is the signed export or the manifest; a cluster may have both.
+    exporters: BTreeMap<ServiceId, Vec<(ClusterName, bool)>>,
+}
+
+impl ServiceIndex {
+    pub(super) fn add(&mut self, resource: &Resource) {
+        match resource {
+            Resource::EndpointSlice(slice) => {
+                let names = self.slices.entry((slice.cluster.clone(), slice.service.clone())).or_default();
+                insert(names, slice.name.clone());
+            }
+            Resource::ServiceExport(export) => self.add_exporter(&export.id, (export.cluster.clone(), false)),
+            Resource::Export(export) => self.add_exporter(&export.id, (export.cluster.clone(), true)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn remove(&mut self, resource: &Resource) {
+        match resource {
+            Resource::EndpointSlice(slice) => {
+                let key = (slice.cluster.clone(), slice.service.clone());
+                if self.slices.get_mut(&key).is_some_and(|names| remove(names, &slice.name)) {
+                    self.slices.remove(&key);
+                }
+            }
+            Resource::ServiceExport(export) => self.remove_exporter(&export.id, &(export.cluster.clone(), false)),
+            Resource::Export(export) => self.remove_exporter(&export.id, &(export.cluster.clone(), true)),
+            _ => {}
+        }
+    }
+
+    /// Returns the names of the slices of a service, in order.
+    pub(super) fn slices(&self, cluster: &ClusterName, id: &ServiceId) -> &[ObjectName] {
+        self.slices.get(&(cluster.clone(), id.clone())).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns the clusters that have an export of a service, in order, each once.
+    pub(super) fn exporters(&self, id: &ServiceId) -> impl Iterator<Item = &ClusterName> {
+        let exporters = self.exporters.get(id).map(Vec::as_slice).unwrap_or_default();
+        exporters.chunk_by(|a, b| a.0 == b.0).map(|same| &same[0].0)
+    }
+
+    /// Returns the services from `first` on that some cluster has an export of, in order.
+    pub(super) fn exported(&self, first: Option<ServiceId>) -> impl Iterator<Item = &ServiceId> {
+        let from = first.map_or(Bound::Unbounded, Bound::Included);
+        self.exporters.range((from, Bound::Unbounded)).map(|(id, _)| id)
+    }
+
+    fn add_exporter(&mut self, id: &ServiceId, exporter: (ClusterName, bool)) {
+        insert(self.exporters.entry(id.clone()).or_default(), exporter);
+    }
+
+    fn remove_exporter(&mut self, id: &ServiceId, exporter: &(ClusterName, bool)) {
+        if self.exporters.get_mut(id).is_some_and(|exporters| remove(exporters, exporter)) {
+            self.exporters.remove(id);
+        }
+    }
+}
+
+/// Puts `value` into its place in an ordered list, which grows by what it needs: there are as many lists as services.
+fn insert<T: Ord>(list: &mut Vec<T>, value: T) {
+    if let Err(at) = list.binary_search(&value) {
+        list.reserve_exact(1);
+        list.insert(at, value);
+    }
+}
+
+/// Removes `value` from an ordered list; tells whether nothing is left.
+fn remove<T: Ord>(list: &mut Vec<T>, value: &T) -> bool {
+    if let Ok(at) = list.binary_search(value) {
+        list.remove(at);
+    }
+    list.is_empty()
 }

@@ -50,9 +50,11 @@ impl State {
         }
         if let Some(before) = &before {
             self.addresses.remove(before);
+            self.services.remove(before);
         }
         if let Some(after) = &admitted {
             self.addresses.add(after);
+            self.services.add(after);
         }
         change.dirty.insert(key.clone());
         match key {

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use super::{Located, Origin, State, Trust};
 use crate::labels::{self, RESERVED_PREFIX};
 use crate::settings::CrossClusterDefault;
-use crate::{ClusterName, Identity, Key, Labels, NamespaceName, Node, Prefix, Resource, ServiceId, Workload, WorkloadId};
+use crate::{
+    ClusterName, EndpointSlice, Identity, Key, Labels, NamespaceName, Node, ObjectName, Prefix, Resource, ServiceId, Workload,
+    WorkloadId,
+};
 
 impl State {
     /// Returns what holds between two clusters where no tier decides.
@@ -105,6 +108,23 @@ impl State {
     /// Returns the namespaces that exist in `cluster`, in order.
     pub fn namespaces(&self, cluster: &ClusterName) -> impl Iterator<Item = &NamespaceName> {
         self.namespaces.of(cluster)
+    }
+
+    /// Returns the EndpointSlices of a service of `cluster`, by name.
+    pub(crate) fn slices_of(&self, cluster: &ClusterName, id: &ServiceId) -> impl Iterator<Item = &EndpointSlice> {
+        let names = self.services.slices(cluster, id).iter();
+        names.filter_map(|name| self.facts.slices.get(&(cluster.clone(), id.namespace.clone(), name.clone())))
+    }
+
+    /// Returns the clusters that have an export of a service, by manifest or signed, valid or not; in order.
+    pub(crate) fn exporters(&self, id: &ServiceId) -> impl Iterator<Item = &ClusterName> {
+        self.services.exporters(id)
+    }
+
+    /// Returns the services that some cluster has an export of, in order; of one namespace where one is given.
+    pub(crate) fn exported(&self, namespace: Option<&NamespaceName>) -> impl Iterator<Item = &ServiceId> {
+        let first = namespace.map(|namespace| ServiceId { namespace: namespace.clone(), name: ObjectName::first() });
+        self.services.exported(first).take_while(move |id| namespace.is_none_or(|namespace| id.namespace == *namespace))
     }
 
     /// Returns the clusterset addresses that a ServiceImport manifest gives a service in `cluster`; none where there is none.

@@ -101,7 +101,7 @@ impl Builder {
                 let Some(host) = host else { continue };
                 self.add(&host, Data::address(*address));
                 self.add(&name::reverse(*address), Data::Ptr(host.clone()));
-                for (port, at) in names.ports.iter().zip(&backend.ports) {
+                for (port, at) in names.ports.iter().zip(backend.ports.iter()) {
                     if let Some(at) = at {
                         self.srv(names, port, *at, &host);
                     }

@@ -1,0 +1,191 @@
+//! The services that one cluster sees, kept up to date at the cost of what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::import::is_open;
+use super::{ImportedService, LocalService};
+use crate::{Change, ClusterName, Key, NamespaceName, ObjectName, ServiceId, State};
+
+/// The services that one cluster sees: its own and the imported ones, kept up to date at the cost of what changed.
+///
+/// It is what [`State::local_services`] and [`State::imported_services`] say, without deriving all of it for each change: an
+/// update looks at the services that the change concerns, each at the cost of its own size. One exception: where no publisher
+/// is ([`Trust`](crate::Trust) other than `Signed`), a change of which services need a clusterset address, or of what they may
+/// have, allocates all of them again.
+#[derive(Clone, Debug)]
+pub struct Services {
+    cluster: ClusterName,
+    local: BTreeMap<ServiceId, Arc<LocalService>>,
+    imported: BTreeMap<ServiceId, Arc<ImportedService>>,
+    /// The service of each slice that was seen, to find it again when the slice is gone or is another one's.
+    slices: HashMap<(ClusterName, NamespaceName, ObjectName), ServiceId, RandomState>,
+    /// The namespaces that existed in the cluster.
+    namespaces: BTreeSet<NamespaceName>,
+    /// What was allocated where no publisher is: for every service that waits for an address.
+    given: BTreeMap<ServiceId, Vec<IpAddr>>,
+}
+
+/// What an update has to look at.
+#[derive(Default)]
+struct Touched {
+    services: BTreeSet<ServiceId>,
+    /// Something that allocation depends on is different.
+    allocate: bool,
+}
+
+/// A service as the state has it now.
+type Derived = (ServiceId, Option<LocalService>, Option<ImportedService>);
+
+impl Services {
+    /// Makes the empty view of `cluster`.
+    pub fn new(cluster: ClusterName) -> Services {
+        Services {
+            cluster,
+            local: BTreeMap::new(),
+            imported: BTreeMap::new(),
+            slices: HashMap::default(),
+            namespaces: BTreeSet::new(),
+            given: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the cluster whose view it is.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Returns the cluster's own services.
+    pub fn local(&self) -> &BTreeMap<ServiceId, Arc<LocalService>> {
+        &self.local
+    }
+
+    /// Returns the services that the cluster can import.
+    pub fn imported(&self) -> &BTreeMap<ServiceId, Arc<ImportedService>> {
+        &self.imported
+    }
+
+    /// Brings the view up to date with `state`, of which `change` says what is different since the last time; returns the
+    /// services that are different now. The first time, and as long as the view is empty, everything is read.
+    pub fn update(&mut self, state: &State, change: &Change) -> BTreeSet<ServiceId> {
+        let all = self.local.is_empty() && self.imported.is_empty();
+        let mut touched = if all { self.everything(state) } else { self.touched(state, change) };
+        let derive = |id: ServiceId| {
+            let (local, imported) = (state.local_service(&self.cluster, &id), state.imported_service(&self.cluster, &id));
+            (id, local, imported)
+        };
+        let mut derived: Vec<Derived> = std::mem::take(&mut touched.services).into_iter().map(derive).collect();
+        let mut changed = BTreeSet::new();
+        if state.allocates() {
+            self.allocate(state, &mut derived, touched.allocate, &mut changed);
+        }
+        for (id, local, imported) in derived {
+            if put(&mut self.local, &id, local) | put(&mut self.imported, &id, imported) {
+                changed.insert(id);
+            }
+        }
+        changed
+    }
+
+    fn everything(&mut self, state: &State) -> Touched {
+        let facts = state.facts();
+        self.namespaces = state.namespaces(&self.cluster).cloned().collect();
+        self.slices = facts.slices.iter().map(|(key, slice)| (key.clone(), slice.service.clone())).collect();
+        let own = facts.services.keys().filter(|key| key.0 == self.cluster).map(|key| &key.1);
+        Touched { services: own.chain(state.exported(None)).cloned().collect(), allocate: true }
+    }
+
+    fn touched(&mut self, state: &State, change: &Change) -> Touched {
+        let mut touched = Touched::default();
+        let mut places = BTreeSet::new();
+        for key in &change.dirty {
+            let own = key.cluster() == Some(&self.cluster);
+            match key {
+                Key::Service(_, id) | Key::ServiceExport(_, id) | Key::Export(_, id) => {
+                    touched.services.insert(id.clone());
+                    places.extend(own.then_some(&id.namespace));
+                }
+                Key::ServiceImport(_, id) if own => {
+                    touched.services.insert(id.clone());
+                    touched.allocate = true;
+                    places.insert(&id.namespace);
+                }
+                Key::EndpointSlice(cluster, namespace, name) => {
+                    let key = (cluster.clone(), namespace.clone(), name.clone());
+                    touched.services.extend(self.slices.remove(&key));
+                    if let Some(slice) = state.facts().slices.get(&key) {
+                        touched.services.insert(slice.service.clone());
+                        self.slices.insert(key, slice.service.clone());
+                    }
+                }
+                Key::Namespace(_, namespace) if own => {
+                    places.insert(namespace);
+                }
+                Key::Workload(id) if own => {
+                    places.insert(&id.namespace);
+                }
+                Key::Grant(_) if own => touched.allocate = true,
+                _ => {}
+            }
+        }
+        for namespace in places {
+            let exists = state.namespace_exists(&self.cluster, namespace);
+            if exists != self.namespaces.contains(namespace) {
+                if exists {
+                    self.namespaces.insert(namespace.clone())
+                } else {
+                    self.namespaces.remove(namespace)
+                };
+                touched.services.extend(state.exported(Some(namespace)).cloned());
+            }
+        }
+        touched
+    }
+
+    /// Gives addresses to the services that wait for one: those of the last time, unless something that they depend on changed.
+    fn allocate(&mut self, state: &State, derived: &mut [Derived], mut again: bool, changed: &mut BTreeSet<ServiceId>) {
+        for (id, _, imported) in derived.iter() {
+            let (open, known) = (imported.as_ref().is_some_and(is_open), self.given.contains_key(id));
+            match (known, open) {
+                (false, true) => drop(self.given.insert(id.clone(), Vec::new())),
+                (true, false) => drop(self.given.remove(id)),
+                _ => continue,
+            }
+            again = true;
+        }
+        if again {
+            let before = std::mem::take(&mut self.given);
+            self.given = state.allocations(&self.cluster, before.keys()).into_iter().collect();
+            let derived: BTreeSet<&ServiceId> = derived.iter().map(|(id, ..)| id).collect();
+            for (id, addresses) in self.given.iter().filter(|(id, addresses)| before.get(*id) != Some(*addresses)) {
+                if let Some(service) = self.imported.get_mut(id).filter(|_| !derived.contains(id)) {
+                    Arc::make_mut(service).addresses.clone_from(addresses);
+                    changed.insert(id.clone());
+                }
+            }
+        }
+        for (id, _, imported) in derived {
+            if let Some((service, addresses)) = imported.as_mut().zip(self.given.get(id)) {
+                service.addresses.clone_from(addresses);
+            }
+        }
+    }
+}
+
+/// Makes `service` the one of `id`; tells whether it was another one.
+fn put<T: PartialEq>(services: &mut BTreeMap<ServiceId, Arc<T>>, id: &ServiceId, service: Option<T>) -> bool {
+    match service {
+        Some(service) => {
+            let same = services.get(id).is_some_and(|known| **known == service);
+            if !same {
+                services.insert(id.clone(), Arc::new(service));
+            }
+            !same
+        }
+        None => services.remove(id).is_some(),
+    }
+}
