@@ -82,6 +82,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod balancer;
 pub mod community_id;
 pub mod conformance;
 pub mod counters;

@@ -36,7 +36,12 @@ fn facts_that_records_do_not_carry_and_giants_are_not_signed() {
     let cluster: ClusterName = "east".parse().expect("a name");
     let mut record =
         Record { cluster: cluster.clone(), version: Version::default(), key: RecordKey::Lease, resources: Vec::new() };
-    let export = crate::ServiceExport { cluster: cluster.clone(), id: "shop/db".parse().expect("an id"), created: None, traffic: Default::default() };
+    let export = crate::ServiceExport {
+        cluster: cluster.clone(),
+        id: "shop/db".parse().expect("an id"),
+        created: None,
+        traffic: Default::default(),
+    };
     record.resources = vec![Resource::ServiceExport(export)];
     assert!(matches!(record.sign(&key.public(), &key), Err(SignError::Kind { .. })));
     let lease = crate::Lease { cluster, issued: Default::default(), ttl_seconds: u32::MAX };
