@@ -40,8 +40,9 @@ pub struct ImportedService {
     pub ports: Vec<ServicePort>,
     /// The clusterset addresses in the viewing cluster, one for each family at most; empty for headless, or not allocated yet.
     pub addresses: Vec<IpAddr>,
-    /// The endpoints of all exporting clusters, ready or not.
-    pub backends: Box<[Backend]>,
+    /// The endpoints of all exporting clusters, ready or not. [`Services`] shares them with the cluster's own service where
+    /// they are the same.
+    pub backends: Arc<[Backend]>,
     /// The exporting clusters, oldest export first, each with its condition.
     pub exporters: Vec<Exporter>,
 }
@@ -72,7 +73,7 @@ pub struct LocalService {
     /// The Service.
     pub service: Service,
     /// Its endpoints, ready or not; their ports are by the index of the Service's.
-    pub backends: Box<[Backend]>,
+    pub backends: Arc<[Backend]>,
 }
 
 /// One cluster's export of a service.

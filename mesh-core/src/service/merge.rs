@@ -14,7 +14,7 @@ pub(super) struct Merged {
     pub(super) traffic: Traffic,
     pub(super) ports: Vec<ServicePort>,
     pub(super) exporters: Vec<Exporter>,
-    pub(super) backends: Box<[Backend]>,
+    pub(super) backends: Arc<[Backend]>,
 }
 
 impl Merged {
@@ -58,7 +58,7 @@ impl Merged {
             let own = Own { cluster: &export.cluster, ports: &export.ports, publish_not_ready: export.publish_not_ready };
             own.backends(&ports, &export.endpoints)
         };
-        let mut backends: Box<[Backend]> = exports.iter().flat_map(of).collect();
+        let mut backends: Vec<Backend> = exports.iter().flat_map(of).collect();
         backends.sort();
         let exporter = |(export, conflicts): (&&Export, BTreeSet<String>)| Exporter {
             cluster: export.cluster.clone(),
@@ -67,7 +67,14 @@ impl Merged {
             conflict: (!conflicts.is_empty()).then(|| conflicts.into_iter().collect::<Vec<_>>().join("; ")),
         };
         let exporters = exports.iter().zip(conflicts).map(exporter).collect();
-        Merged { kind: oldest.kind, affinity: oldest.affinity, traffic: oldest.traffic, ports, exporters, backends }
+        Merged {
+            kind: oldest.kind,
+            affinity: oldest.affinity,
+            traffic: oldest.traffic,
+            ports,
+            exporters,
+            backends: backends.into(),
+        }
     }
 }
 

@@ -83,8 +83,14 @@ impl Services {
         if state.allocates() {
             self.allocate(state, &mut derived, touched.allocate, &mut changed);
         }
-        for (id, local, imported) in derived {
-            if put(&mut self.local, &id, local) | put(&mut self.imported, &id, imported) {
+        for (id, local, mut imported) in derived {
+            let different = put(&mut self.local, &id, local);
+            // Most exported services have the cluster's own backends and no others.
+            let pair = self.local.get(&id).zip(imported.as_mut());
+            if let Some((local, imported)) = pair.filter(|(local, imported)| local.backends == imported.backends) {
+                imported.backends = local.backends.clone();
+            }
+            if put(&mut self.imported, &id, imported) | different {
                 changed.insert(id);
             }
         }
