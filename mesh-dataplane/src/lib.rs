@@ -89,6 +89,7 @@ pub mod counters;
 pub mod fake;
 mod flow_table;
 pub mod forwarder;
+pub mod health;
 pub mod op;
 pub mod packet;
 pub mod plan;
