@@ -60,7 +60,7 @@ pub(crate) mod wire;
 pub mod zone;
 
 pub use check::{DnsAnswer, DnsChecker, DnsOutcome, DnsQuery, DnsQueryError};
-pub use resolver::{Counters, Entropy, ForwardId, Reply, Resolver, ResolverConfig, Transmit};
-pub use server::{BindError, Server, ServerCounters, ServerLimits, ServerStats};
+pub use resolver::{Counters, Entropy, ForwardId, Handled, Reply, Resolver, ResolverConfig, Responder, Transmit};
+pub use server::{BindError, QueryError, Server, ServerCounters, ServerHandle, ServerLimits, ServerStats};
 pub use wire::Transport;
-pub use zone::{Area, Zone, ZoneConfig, ZoneConfigError};
+pub use zone::{Area, Lookup, Record, RecordType, Zone, ZoneBuilder, ZoneChange, ZoneConfig, ZoneConfigError};

@@ -1,65 +1,37 @@
 //! The DNS server: sockets around a [`Resolver`]. The only place in this crate that touches the world, with `server/`.
+//!
+//! ```text
+//!   UDP ──> workers (threads, a socket each) ──┐ each with a Responder: names of the zone are answered at once
+//!   TCP ──> a task for each connection ────────┤
+//!   API ──> ServerHandle::query ───────────────┴──> Resolver behind a lock: cache, upstreams <──> a task that drives it
+//! ```
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the shell: it has the clock and the sockets")]
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use mesh_core::Time;
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::resolver::{Counters, Reply, Resolver, ResolverConfig};
+use crate::resolver::{Counters, Reply, Resolver, ResolverConfig, Responder};
 use crate::wire::Transport;
 use crate::zone::Zone;
 
+mod batch;
+mod bind;
+mod handle;
+mod limits;
 mod tcp;
+mod udp;
 mod upstream;
 
-/// How often another port is tried where any port will do and TCP's is taken on UDP.
-const PORT_ATTEMPTS: usize = 16;
-
-/// Limits of the server, in time and number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerLimits {
-    /// How long a TCP connection may be silent.
-    pub tcp_idle: Duration,
-    /// How many TCP connections may be open; further ones are closed at once.
-    pub tcp_connections: usize,
-}
-
-impl Default for ServerLimits {
-    /// Returns 10 seconds and 256 connections.
-    fn default() -> ServerLimits {
-        ServerLimits { tcp_idle: Duration::from_secs(10), tcp_connections: 256 }
-    }
-}
-
-/// Why a server cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// An address cannot be bound.
-    #[error("cannot listen for DNS on {address} ({transport}): {source}; {advice}")]
-    Socket {
-        /// The address.
-        address: SocketAddr,
-        /// `UDP` or `TCP`.
-        transport: &'static str,
-        /// What the system said.
-        source: io::Error,
-        /// What can be done about it.
-        advice: &'static str,
-    },
-    /// The server would ask itself.
-    #[error("the upstream {address} is one of the server's own addresses: name the server that answers for other names")]
-    OwnUpstream {
-        /// The address that is both.
-        address: SocketAddr,
-    },
-}
+pub use self::bind::BindError;
+use self::bind::Bound;
+pub use self::handle::{QueryError, ServerHandle};
+pub use self::limits::ServerLimits;
 
 /// What the server counted since it was bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,11 +42,19 @@ pub struct ServerCounters {
     pub tcp_accepted: u64,
     /// TCP connections that were closed at once, because there were as many as may be.
     pub tcp_refused: u64,
+    /// TCP connections that were closed because the client took too long to send a query or to take a reply.
+    pub tcp_slow: u64,
+    /// Queries that were longer than a query may be.
+    pub oversized: u64,
+    /// Replies that could not be sent over UDP.
+    pub udp_unsent: u64,
+    /// Times that a UDP worker had to begin anew, because of an error in it.
+    pub udp_panics: u64,
 }
 
 /// A DNS server on its sockets.
 pub struct Server {
-    sockets: Vec<(UdpSocket, TcpListener, SocketAddr)>,
+    sockets: Vec<Bound>,
     limits: ServerLimits,
     zone: watch::Receiver<Arc<Zone>>,
     shared: Arc<Shared>,
@@ -86,8 +66,29 @@ pub struct ServerStats(Arc<Shared>);
 
 /// Where the reply to a client goes.
 enum Client {
-    Udp(Arc<UdpSocket>, SocketAddr),
-    Tcp(mpsc::Sender<Vec<u8>>),
+    /// Weak: a port is free as soon as the server's workers are gone.
+    Udp(Weak<std::net::UdpSocket>, Box<batch::Peer>),
+    Tcp(tcp::ReplySlot),
+    Api(oneshot::Sender<Vec<u8>>),
+}
+
+/// What a worker answers from, and where it learns of a new zone.
+#[derive(Clone)]
+struct Local {
+    responder: Responder,
+    zone: watch::Receiver<Arc<Zone>>,
+}
+
+impl Local {
+    /// Takes the newest zone. It costs a look at a number as long as there is none.
+    fn refresh(&mut self) {
+        if !matches!(self.zone.has_changed(), Ok(false)) {
+            let newest = self.zone.borrow_and_update().clone();
+            if !Arc::ptr_eq(&newest, self.responder.zone()) {
+                self.responder.set_zone(newest);
+            }
+        }
+    }
 }
 
 struct Shared {
@@ -97,11 +98,15 @@ struct Shared {
     started: Instant,
     tcp_accepted: AtomicU64,
     tcp_refused: AtomicU64,
+    tcp_slow: AtomicU64,
+    oversized: AtomicU64,
+    udp_unsent: AtomicU64,
+    udp_panics: AtomicU64,
 }
 
 impl Server {
     /// Binds UDP and TCP on every address of `listen`; with port 0 both get one free port. Replies come from the address that
-    /// was asked, so list the addresses that clients use rather than `0.0.0.0`.
+    /// was asked, also where `0.0.0.0` or `[::]` is listened on.
     pub async fn bind(
         listen: &[SocketAddr],
         upstreams: Vec<SocketAddr>,
@@ -119,25 +124,29 @@ impl Server {
     ) -> Result<Server, BindError> {
         let mut sockets = Vec::new();
         for address in listen {
-            sockets.push(bind_both(*address).await?);
+            sockets.push(bind::bind_both(*address, limits.udp_workers).await?);
         }
-        if let Some((_, _, address)) = sockets.iter().find(|(_, _, address)| config.upstreams.contains(address)) {
-            return Err(BindError::OwnUpstream { address: *address });
+        if let Some(own) = sockets.iter().find(|bound| config.upstreams.contains(&bound.address)) {
+            return Err(BindError::OwnUpstream { address: own.address });
         }
-        let resolver = Resolver::new(config, zone.borrow().clone(), Box::new(random_id));
+        let resolver = Resolver::new(config, zone.borrow().clone(), entropy());
         let shared = Shared {
             resolver: Mutex::new(resolver),
             work: Notify::new(),
             started: Instant::now(),
             tcp_accepted: AtomicU64::new(0),
             tcp_refused: AtomicU64::new(0),
+            tcp_slow: AtomicU64::new(0),
+            oversized: AtomicU64::new(0),
+            udp_unsent: AtomicU64::new(0),
+            udp_panics: AtomicU64::new(0),
         };
         Ok(Server { sockets, limits, zone, shared: Arc::new(shared) })
     }
 
     /// Returns the bound addresses, in the order in which they were given.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().map(|(_, _, address)| *address).collect()
+        self.sockets.iter().map(|bound| bound.address).collect()
     }
 
     /// Returns a reader of the counters.
@@ -145,18 +154,30 @@ impl Server {
         ServerStats(self.shared.clone())
     }
 
+    /// Returns a handle that asks this server without a socket.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle::new(self.shared.clone(), self.zone.clone())
+    }
+
     /// Answers until `shutdown` is done; then every socket is closed. Whenever the zone's channel has a new zone, answers
     /// come from that one.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        // Dropping the set ends the tasks.
+        // Dropping the set and the workers ends them.
         let mut tasks = JoinSet::new();
-        let connections = Arc::new(tokio::sync::Semaphore::new(self.limits.tcp_connections));
-        for (udp, tcp, _) in self.sockets {
-            tasks.spawn(serve_udp(Arc::new(udp), self.shared.clone()));
-            tasks.spawn(tcp::serve(tcp, self.shared.clone(), connections.clone(), self.limits.tcp_idle));
+        let responder = self.shared.resolver().responder();
+        let local = Local { responder, zone: self.zone.clone() };
+        let connections = tcp::Connections::new(self.limits);
+        let mut udp = Vec::new();
+        for bound in self.sockets {
+            tasks.spawn(tcp::serve(bound.tcp, self.shared.clone(), local.clone(), connections.clone()));
+            udp.extend(bound.udp);
         }
         tasks.spawn(upstream::drive(self.shared.clone()));
-        tasks.spawn(follow_zone(self.zone, self.shared));
+        tasks.spawn(follow_zone(self.zone, self.shared.clone()));
+        let workers = udp::Workers::start(udp, &self.shared, &local);
+        if let Err(error) = &workers {
+            tracing::error!(%error, "starting the threads that answer DNS over UDP failed");
+        }
         shutdown.await;
     }
 }
@@ -165,9 +186,13 @@ impl ServerStats {
     /// Returns the counters of now.
     pub fn read(&self) -> ServerCounters {
         ServerCounters {
-            resolver: self.0.resolver().counters().clone(),
+            resolver: self.0.resolver().counters(),
             tcp_accepted: self.0.tcp_accepted.load(Ordering::Relaxed),
             tcp_refused: self.0.tcp_refused.load(Ordering::Relaxed),
+            tcp_slow: self.0.tcp_slow.load(Ordering::Relaxed),
+            oversized: self.0.oversized.load(Ordering::Relaxed),
+            udp_unsent: self.0.udp_unsent.load(Ordering::Relaxed),
+            udp_panics: self.0.udp_panics.load(Ordering::Relaxed),
         }
     }
 }
@@ -182,9 +207,9 @@ impl Shared {
         Time::default() + self.started.elapsed()
     }
 
-    /// Hands a packet to the resolver; returns the reply that is ready.
-    fn handle(&self, packet: &[u8], transport: Transport, client: Client) -> Option<Vec<u8>> {
-        let reply = self.resolver().handle_message(packet, transport, client, self.now());
+    /// Hands a packet to the resolver; returns the reply that is ready. Otherwise `client` gets it later.
+    fn handle(&self, packet: &[u8], transport: Transport, client: impl FnOnce() -> Client) -> Option<Vec<u8>> {
+        let reply = self.resolver().handle_message_of(packet, transport, client, self.now());
         match reply {
             Reply::Answer(bytes) => Some(bytes),
             Reply::Forward => {
@@ -193,30 +218,6 @@ impl Shared {
             }
             Reply::Drop => None,
         }
-    }
-}
-
-async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    loop {
-        match socket.recv_from(&mut buffer).await {
-            Ok((len, from)) => {
-                if let Some(reply) = shared.handle(&buffer[..len], Transport::Udp, Client::Udp(socket.clone(), from)) {
-                    send_udp(&socket, &reply, from).await;
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "receiving a DNS query failed");
-                // An error that stays must not take the processor.
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
-}
-
-async fn send_udp(socket: &UdpSocket, reply: &[u8], to: SocketAddr) {
-    if let Err(error) = socket.send_to(reply, to).await {
-        tracing::debug!(%error, %to, "sending a DNS reply failed");
     }
 }
 
@@ -231,34 +232,15 @@ async fn follow_zone(mut zone: watch::Receiver<Arc<Zone>>, shared: Arc<Shared>) 
     }
 }
 
-async fn bind_both(address: SocketAddr) -> Result<(UdpSocket, TcpListener, SocketAddr), BindError> {
-    let mut attempt = 0;
-    loop {
-        let tcp = TcpListener::bind(address).await.map_err(|source| failed(address, "TCP", source))?;
-        let bound = tcp.local_addr().map_err(|source| failed(address, "TCP", source))?;
-        attempt += 1;
-        match UdpSocket::bind(bound).await {
-            Ok(udp) => return Ok((udp, tcp, bound)),
-            Err(source) if address.port() == 0 && attempt < PORT_ATTEMPTS => {
-                tracing::debug!(%source, %bound, "the port is free on TCP only, trying another one");
-            }
-            Err(source) => return Err(failed(bound, "UDP", source)),
+/// Returns the system's random numbers, many at a time.
+fn entropy() -> crate::resolver::Entropy {
+    let (mut pool, mut used) = ([0; 256], 256);
+    Box::new(move || {
+        if used == pool.len() {
+            getrandom::fill(&mut pool).expect("the system has random numbers");
+            used = 0;
         }
-    }
-}
-
-fn failed(address: SocketAddr, transport: &'static str, source: io::Error) -> BindError {
-    let advice = match source.kind() {
-        io::ErrorKind::AddrInUse => "another DNS server has it: stop that one, or listen on another address or port",
-        io::ErrorKind::AddrNotAvailable => "no interface has this address: add it to one, or listen on another address",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE, or listen on another port",
-        _ => "choose another address to listen on",
-    };
-    BindError::Socket { address, transport, source, advice }
-}
-
-fn random_id() -> u16 {
-    let mut bytes = [0; 2];
-    getrandom::fill(&mut bytes).expect("the system has random numbers");
-    u16::from_ne_bytes(bytes)
+        used += 2;
+        u16::from_ne_bytes([pool[used - 2], pool[used - 1]])
+    })
 }

@@ -3,18 +3,22 @@
 use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
 use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, PushError};
 use domain::base::wire::Composer;
-use domain::base::{Message, MessageBuilder, Name, ParsedName, Question, StaticCompressor, ToName};
+use domain::base::{Header, Message, MessageBuilder, Name, ParsedName, Question, StaticCompressor, ToName};
 use domain::dep::octseq::Array;
 use domain::rdata::Soa;
 
 use crate::name::DnsName;
+
+mod quick;
+
+pub(crate) use self::quick::{HEADER, QuickQuery};
 
 /// The largest UDP payload that is sent or asked for: it fits every path of 1280 bytes (DNS flag day 2020).
 pub(crate) const UDP_LIMIT: u16 = 1232;
 /// The UDP payload that every client takes (RFC 1035 §2.3.4).
 const UDP_MINIMUM: u16 = 512;
 /// What an OPT record without options takes.
-const OPT_LEN: usize = 11;
+pub(crate) const OPT_LEN: usize = 11;
 
 /// How a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +69,18 @@ pub(crate) fn parse(packet: &[u8], transport: Transport) -> Parsed<'_> {
     }
     let (Ok(question), Some(opt)) = (message.sole_question(), opt(message)) else { return Parsed::Fault(Rcode::FORMERR) };
     let Ok(name) = question.qname().try_to_canonical_name::<Array<255>>() else { return Parsed::Fault(Rcode::FORMERR) };
-    let limit = match (transport, opt) {
-        (Transport::Tcp, _) => usize::from(u16::MAX),
-        (Transport::Udp, None) => UDP_MINIMUM.into(),
-        (Transport::Udp, Some(opt)) => opt.size.clamp(UDP_MINIMUM, UDP_LIMIT).into(),
-    };
+    let limit = limit(transport, opt.map(|opt| opt.size));
     let query = Query { message, question, name, edns: opt.map(|opt| Edns { dnssec_ok: opt.dnssec_ok }), limit };
     if opt.is_some_and(|opt| opt.version > 0) { Parsed::BadVersion(query) } else { Parsed::Query(query) }
+}
+
+/// Returns the most bytes that a reply may have for a client that said `size` in its OPT record.
+fn limit(transport: Transport, size: Option<u16>) -> usize {
+    match (transport, size) {
+        (Transport::Tcp, _) => usize::from(u16::MAX),
+        (Transport::Udp, None) => UDP_MINIMUM.into(),
+        (Transport::Udp, Some(size)) => size.clamp(UDP_MINIMUM, UDP_LIMIT).into(),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -189,22 +198,36 @@ pub(crate) fn fault(packet: &[u8], rcode: Rcode) -> Option<Vec<u8>> {
     Some(builder.finish())
 }
 
-/// Builds the query that asks an upstream for `name`, on behalf of `query`.
-pub(crate) fn upstream_query(query: &Query<'_>, name: &impl ToName, recurse: bool) -> Option<Vec<u8>> {
+/// Builds the query that asks an upstream for `name`, on behalf of `query`: with an OPT record at its end, so that the answer
+/// may be long.
+pub(crate) fn upstream_query(query: &Query<'_>, name: &Name<[u8]>, recurse: bool) -> Vec<u8> {
     let asked = query.message.header();
-    let mut builder = MessageBuilder::new_vec();
-    let header = builder.header_mut();
+    let mut packet = vec![0; HEADER];
+    // One question and nothing else.
+    packet[5] = 1;
+    let header = Header::for_message_slice_mut(&mut packet);
     header.set_rd(recurse || asked.rd());
     header.set_cd(asked.cd());
-    header.set_ad(asked.ad());
-    let mut builder = builder.question();
-    builder.push((name, query.question.qtype(), query.question.qclass())).ok()?;
-    let mut builder = builder.additional();
-    if let Some(edns) = query.edns {
-        let size = u16::try_from(query.limit).unwrap_or(UDP_LIMIT).min(UDP_LIMIT);
-        push_opt(&mut builder, size, edns, OptRcode::NOERROR).ok()?;
-    }
-    Some(builder.finish())
+    // The upstream's word on authenticity; clients that did not ask for it do not get it (RFC 6840 §5.7).
+    header.set_ad(true);
+    packet.extend_from_slice(name.as_slice());
+    packet.extend(query.question.qtype().to_int().to_be_bytes());
+    packet.extend(query.question.qclass().to_int().to_be_bytes());
+    append_opt(&mut packet, Edns { dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok) });
+    packet
+}
+
+/// Takes the OPT record away from what [`upstream_query`] made.
+pub(crate) fn without_opt(upstream_query: &mut Vec<u8>) {
+    upstream_query.truncate(upstream_query.len() - OPT_LEN);
+    upstream_query[11] = 0;
+}
+
+/// Adds the OPT record of a reply to a message that ends without one.
+pub(crate) fn append_opt(message: &mut Vec<u8>, edns: Edns) {
+    let [high, low] = UDP_LIMIT.to_be_bytes();
+    message[11] += 1;
+    message.extend_from_slice(&[0, 0, 41, high, low, 0, 0, u8::from(edns.dnssec_ok) << 7, 0, 0, 0]);
 }
 
 fn push_opt<T: Composer>(builder: &mut AdditionalBuilder<T>, size: u16, edns: Edns, rcode: OptRcode) -> Result<(), PushError> {
@@ -216,10 +239,19 @@ fn push_opt<T: Composer>(builder: &mut AdditionalBuilder<T>, size: u16, edns: Ed
     })
 }
 
-/// Tells whether two messages ask the same single question, whatever the case.
-pub(crate) fn same_question(a: &Message<[u8]>, b: &Message<[u8]>) -> bool {
-    match (a.sole_question(), b.sole_question()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
+/// Returns the place of the question, name, type and class, in a message that has exactly one, uncompressed.
+pub(crate) fn question_place(message: &[u8]) -> Option<std::ops::Range<usize>> {
+    if message.get(4..6)? != [0, 1] {
+        return None;
     }
+    let mut end = HEADER;
+    loop {
+        match *message.get(end)? {
+            0 => break,
+            len @ 1..=63 => end += 1 + usize::from(len),
+            _ => return None,
+        }
+    }
+    let place = HEADER..end + 5;
+    (place.len() <= 259 && message.len() >= place.end).then_some(place)
 }

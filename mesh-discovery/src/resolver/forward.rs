@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use domain::base::iana::{OptRcode, Rcode};
-use domain::base::{Message, ParsedName, Ttl};
-use domain::rdata::AllRecordData;
+use domain::base::iana::Rcode;
+use domain::base::{Message, Ttl};
 use mesh_core::Time;
 
-use super::{Entropy, ResolverConfig, local};
+use super::cache::Key;
+use super::stored::{MaxTtl, Stored};
+use super::{Entropy, ResolverConfig};
 use crate::name::DnsName;
-use crate::wire::{self, Built, Head, Parsed, Transport};
+use crate::wire::{self, HEADER, Transport};
 use crate::zone::Area;
 
 /// One attempt at a forwarded query.
@@ -35,8 +37,17 @@ pub struct Transmit {
     pub deadline: Time,
 }
 
-/// A client's query that waits for an upstream.
-pub(super) struct Forwarded<C> {
+/// What the upstreams are asked.
+pub(super) struct Question {
+    pub(super) key: Key,
+    /// What [`wire::upstream_query`] made; the resolver cannot ask without.
+    pub(super) packet: Vec<u8>,
+    pub(super) dnssec_ok: bool,
+}
+
+/// A client that waits for an upstream.
+pub(super) struct Waiter<C> {
+    /// Its query, as it came.
     pub(super) query: Vec<u8>,
     pub(super) transport: Transport,
     pub(super) area: Area,
@@ -46,24 +57,45 @@ pub(super) struct Forwarded<C> {
     pub(super) client: C,
 }
 
-/// A forwarded query that is over: with the last upstream's response, or without any.
+/// A forwarded question that is over: with an upstream's answer, or without any.
 pub(super) struct Done<C> {
-    pub(super) forwarded: Forwarded<C>,
-    pub(super) response: Option<Vec<u8>>,
+    pub(super) key: Key,
+    pub(super) waiters: Vec<Waiter<C>>,
+    pub(super) answer: Option<Arc<Stored>>,
+}
+
+/// What became of a question.
+pub(super) enum Started {
+    /// An upstream is asked.
+    Asked,
+    /// It is asked already, and its answer is for this client as well.
+    Joined,
+}
+
+/// What a packet of an upstream was.
+pub(super) enum Response {
+    Accepted,
+    /// The answer, but for the case of the name: perhaps a forged one.
+    WrongCase,
+    Mismatch,
 }
 
 struct Pending<C> {
-    forwarded: Forwarded<C>,
-    /// What is asked, with the id of the current attempt.
+    key: Key,
+    waiters: Vec<Waiter<C>>,
+    /// What is asked, with the id and the case of the current attempt, and always with an OPT record.
     packet: Vec<u8>,
+    dnssec_ok: bool,
     attempt: u32,
     upstream: SocketAddr,
     deadline: Time,
     transport: Transport,
+    /// The upstream is told of EDNS.
+    edns: bool,
     /// How many upstreams were tried before this one.
     tried: u32,
     /// The last refusal of an upstream, if all do no better.
-    refusal: Option<Vec<u8>>,
+    refusal: Option<Stored>,
 }
 
 /// All queries that wait.
@@ -72,13 +104,13 @@ pub(super) struct Forwarder<C> {
     entropy: Entropy,
     next: u64,
     pending: BTreeMap<u64, Pending<C>>,
+    by_key: BTreeMap<Key, u64>,
+    /// How many clients wait.
+    waiting: usize,
     deadlines: BTreeSet<(Time, u64)>,
     transmits: VecDeque<Transmit>,
     done: VecDeque<Done<C>>,
 }
-
-/// There are as many queries waiting as may.
-pub(super) struct TooManyPending;
 
 impl<C> Forwarder<C> {
     pub(super) fn new(config: ResolverConfig, entropy: Entropy) -> Forwarder<C> {
@@ -87,91 +119,136 @@ impl<C> Forwarder<C> {
             entropy,
             next: 0,
             pending: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            waiting: 0,
             deadlines: BTreeSet::new(),
             transmits: VecDeque::new(),
             done: VecDeque::new(),
         }
     }
 
-    /// Tells whether there is no upstream at all.
-    pub(super) fn has_no_upstream(&self) -> bool {
-        self.config.upstreams.is_empty()
+    /// Tells whether another client may wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting < self.config.max_pending && !self.config.upstreams.is_empty()
     }
 
-    /// Begins to ask the upstreams `packet`, whose id is set for each attempt. There is at least one upstream.
-    pub(super) fn start(&mut self, packet: Vec<u8>, forwarded: Forwarded<C>, now: Time) -> Result<(), TooManyPending> {
-        let Some(upstream) = self.config.upstreams.first().copied() else { return Err(TooManyPending) };
-        if self.pending.len() >= self.config.max_pending {
-            return Err(TooManyPending);
+    /// Begins to ask the upstreams, unless the same is being asked: a client that makes the resolver ask twice at once would
+    /// double the chance of a forged answer. There has to be room.
+    pub(super) fn start(&mut self, question: Question, waiter: Waiter<C>, now: Time) -> Started {
+        let Question { key, packet, dnssec_ok } = question;
+        self.waiting += 1;
+        if let Some(pending) = self.by_key.get(&key).and_then(|number| self.pending.get_mut(number)) {
+            pending.waiters.push(waiter);
+            return Started::Joined;
         }
-        let key = self.next;
+        let number = self.next;
         self.next += 1;
-        let transport = Transport::Udp;
-        let pending = Pending { forwarded, packet, attempt: 0, upstream, deadline: now, transport, tried: 0, refusal: None };
-        self.pending.insert(key, pending);
-        self.send(key, now);
-        Ok(())
+        self.by_key.insert(key.clone(), number);
+        let pending = Pending {
+            key,
+            waiters: vec![waiter],
+            packet,
+            dnssec_ok,
+            attempt: 0,
+            upstream: self.config.upstreams[0],
+            deadline: now,
+            transport: Transport::Udp,
+            edns: true,
+            tried: 0,
+            refusal: None,
+        };
+        self.pending.insert(number, pending);
+        self.send(number, now);
+        Started::Asked
     }
 
-    /// Sends the next attempt of `key`, as it now stands.
-    fn send(&mut self, key: u64, now: Time) {
-        let Some(pending) = self.pending.get_mut(&key) else { return };
-        self.deadlines.remove(&(pending.deadline, key));
+    /// Sends the next attempt of a question, as it now stands.
+    fn send(&mut self, number: u64, now: Time) {
+        let Some(pending) = self.pending.get_mut(&number) else { return };
+        self.deadlines.remove(&(pending.deadline, number));
         pending.attempt += 1;
         pending.deadline = now + self.config.timeout;
-        self.deadlines.insert((pending.deadline, key));
+        self.deadlines.insert((pending.deadline, number));
         let id = (self.entropy)();
         domain::base::Header::for_message_slice_mut(&mut pending.packet).set_id(id);
+        if self.config.randomize_case {
+            randomize_case(&mut pending.packet, &mut self.entropy);
+        }
+        let mut packet = pending.packet.clone();
+        if !pending.edns {
+            wire::without_opt(&mut packet);
+        }
         self.transmits.push_back(Transmit {
-            id: ForwardId { query: key, attempt: pending.attempt },
+            id: ForwardId { query: number, attempt: pending.attempt },
             upstream: pending.upstream,
             transport: pending.transport,
-            packet: pending.packet.clone(),
+            packet,
             deadline: pending.deadline,
         });
     }
 
-    /// Turns to the next upstream; after the last one of the last round the query is over.
-    fn next_upstream(&mut self, key: u64, now: Time) {
+    /// Turns to the next upstream; after the last one of the last round the question is over.
+    fn next_upstream(&mut self, number: u64, now: Time) {
         let count = self.config.upstreams.len();
-        let Some(pending) = self.pending.get_mut(&key) else { return };
+        let Some(pending) = self.pending.get_mut(&number) else { return };
         pending.tried += 1;
         if pending.tried as usize >= count * self.config.rounds.max(1) as usize {
-            let response = pending.refusal.take();
-            return self.finish(key, response);
+            let answer = pending.refusal.take();
+            return self.finish(number, answer);
         }
         pending.upstream = self.config.upstreams[pending.tried as usize % count];
         pending.transport = Transport::Udp;
-        self.send(key, now);
+        pending.edns = true;
+        self.send(number, now);
     }
 
-    fn finish(&mut self, key: u64, response: Option<Vec<u8>>) {
-        let Some(pending) = self.pending.remove(&key) else { return };
-        self.deadlines.remove(&(pending.deadline, key));
-        self.done.push_back(Done { forwarded: pending.forwarded, response });
+    fn finish(&mut self, number: u64, answer: Option<Stored>) {
+        let Some(pending) = self.pending.remove(&number) else { return };
+        self.deadlines.remove(&(pending.deadline, number));
+        self.by_key.remove(&pending.key);
+        self.waiting -= pending.waiters.len();
+        self.done.push_back(Done { key: pending.key, waiters: pending.waiters, answer: answer.map(Arc::new) });
     }
 
     /// Takes a packet of an upstream; tells whether it is the answer to the attempt `id`.
-    pub(super) fn handle_response(&mut self, id: ForwardId, from: SocketAddr, packet: &[u8], now: Time) -> bool {
-        let Some(pending) = self.pending.get_mut(&id.query).filter(|pending| pending.attempt == id.attempt) else { return false };
-        let (Ok(asked), Ok(message)) = (Message::from_slice(&pending.packet), Message::from_slice(packet)) else { return false };
-        let header = message.header();
-        let same = header.qr() && header.id() == asked.header().id() && header.opcode() == asked.header().opcode();
-        if !same || from != pending.upstream || !wire::same_question(asked, message) {
-            return false;
-        }
-        // A client on UDP learns of the truncation and comes back on TCP; an alias needs the whole answer.
-        let wants_all = pending.forwarded.transport == Transport::Tcp || !pending.forwarded.chain.is_empty();
-        if header.tc() && pending.transport == Transport::Udp && wants_all {
+    pub(super) fn handle_response(&mut self, id: ForwardId, from: SocketAddr, packet: &[u8], now: Time) -> Response {
+        let max = MaxTtl { positive: self.config.cache_max_ttl, negative: self.config.cache_max_negative_ttl };
+        let Some(pending) = self.pending.get_mut(&id.query).filter(|pending| pending.attempt == id.attempt) else {
+            return Response::Mismatch;
+        };
+        let Some((message, same_case)) = answered(&pending.packet, packet).filter(|_| from == pending.upstream) else {
+            return Response::Mismatch;
+        };
+        let udp = pending.transport == Transport::Udp;
+        if udp && !same_case && self.config.randomize_case {
+            // Over TCP nobody can forge it, whatever the upstream does to the case.
             pending.transport = Transport::Tcp;
             self.send(id.query, now);
-        } else if matches!(header.rcode(), Rcode::SERVFAIL | Rcode::REFUSED | Rcode::NOTIMP) {
-            pending.refusal = Some(packet.to_vec());
-            self.next_upstream(id.query, now);
-        } else {
-            self.finish(id.query, Some(packet.to_vec()));
+            return Response::WrongCase;
         }
-        true
+        let header = message.header();
+        if header.tc() && udp {
+            pending.transport = Transport::Tcp;
+            self.send(id.query, now);
+            return Response::Accepted;
+        }
+        if matches!(header.rcode(), Rcode::FORMERR | Rcode::NOTIMP) && pending.edns {
+            // An old upstream, which does not know EDNS (RFC 6891 §7).
+            pending.edns = false;
+            self.send(id.query, now);
+            return Response::Accepted;
+        }
+        let stored = Stored::keep(message, pending.dnssec_ok, max);
+        match header.rcode() {
+            Rcode::SERVFAIL | Rcode::REFUSED | Rcode::NOTIMP | Rcode::FORMERR => {
+                pending.refusal = stored;
+                self.next_upstream(id.query, now);
+            }
+            // What cannot be read is as good as nothing.
+            _ if stored.is_none() => self.next_upstream(id.query, now),
+            _ => self.finish(id.query, stored),
+        }
+        Response::Accepted
     }
 
     pub(super) fn handle_failure(&mut self, id: ForwardId, now: Time) {
@@ -181,8 +258,8 @@ impl<C> Forwarder<C> {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Time) {
-        while let Some((_, key)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
-            self.next_upstream(key, now);
+        while let Some((_, number)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            self.next_upstream(number, now);
         }
     }
 
@@ -199,53 +276,29 @@ impl<C> Forwarder<C> {
     }
 }
 
-/// Makes the client's reply out of an upstream's response; without one, or with one that cannot be read, SERVFAIL.
-pub(super) fn reply<C>(forwarded: &Forwarded<C>, response: Option<&[u8]>) -> (Built, Rcode) {
-    let Parsed::Query(query) = wire::parse(&forwarded.query, forwarded.transport) else {
-        unreachable!("only what was read as a query is forwarded");
-    };
-    let head = |rcode: Rcode| Head { rcode: rcode.into(), authoritative: false, recursion_available: true };
-    let failure = || (wire::reply(&query, head(Rcode::SERVFAIL), |_| Ok(()), None), Rcode::SERVFAIL);
-    let Some(message) = response.and_then(|response| Message::from_slice(response).ok()) else { return failure() };
-    let rcode = message.header().rcode();
-    if forwarded.chain.is_empty() {
-        return (pass_on(message, &query), rcode);
-    }
-    // The alias is ours, what it stands for is the upstream's.
-    let Ok(answers) = message.answer() else { return failure() };
-    let answers: Result<Vec<_>, _> = answers.limit_to::<AllRecordData<_, ParsedName<_>>>().collect();
-    let Ok(answers) = answers else { return failure() };
-    let head = Head { rcode: OptRcode::from(rcode), authoritative: false, recursion_available: true };
-    let section = |section: &mut wire::AnswerSection| {
-        local::push_chain(section, &query, &forwarded.chain, forwarded.ttl)?;
-        answers.iter().try_for_each(|record| section.push(record))
-    };
-    (wire::reply(&query, head, section, None), rcode)
+/// Returns `packet` as the answer to `asked`, and whether the question came back in the case in which it went; `None` where it
+/// answers something else, or nothing.
+fn answered<'a>(asked: &[u8], packet: &'a [u8]) -> Option<(&'a Message<[u8]>, bool)> {
+    let (message, query) = (Message::from_slice(packet).ok()?, Message::from_slice(asked).ok()?);
+    let (header, sent) = (message.header(), query.header());
+    let same = header.qr() && header.id() == sent.id() && header.opcode() == sent.opcode();
+    let place = wire::question_place(packet).filter(|place| same && Some(place) == wire::question_place(asked).as_ref())?;
+    let (name, rest) = (HEADER..place.end - 4, place.end - 4..place.end);
+    let same = packet[name.clone()].eq_ignore_ascii_case(&asked[name.clone()]) && packet[rest.clone()] == asked[rest];
+    same.then(|| (message, packet[name.clone()] == asked[name]))
 }
 
-/// Returns the upstream's response under the client's id and with the question as the client wrote it.
-fn pass_on(message: &Message<[u8]>, query: &wire::Query<'_>) -> Built {
-    let too_long = message.as_slice().len() > query.limit;
-    let cut = || {
-        let head = Head { rcode: message.header().rcode().into(), authoritative: false, recursion_available: true };
-        let mut built = wire::reply(query, head, |_| Err(domain::base::message_builder::PushError::ShortBuf), None);
-        built.truncated = true;
-        built
-    };
-    if too_long {
-        return cut();
+/// Gives each letter of the question's name a case by chance: an answer that is forged blindly has to guess it as well.
+fn randomize_case(packet: &mut [u8], entropy: &mut Entropy) {
+    let Some(place) = wire::question_place(packet) else { return };
+    let (mut bits, mut left) = (0, 0);
+    // Length bytes are below 64 and no letters.
+    for byte in packet[place.start..place.end - 4].iter_mut().filter(|byte| byte.is_ascii_alphabetic()) {
+        if left == 0 {
+            (bits, left) = (entropy(), u16::BITS);
+        }
+        *byte = byte.to_ascii_lowercase() & !((bits as u8 & 1) << 5);
+        bits >>= 1;
+        left -= 1;
     }
-    let mut bytes = message.as_slice().to_vec();
-    domain::base::Header::for_message_slice_mut(&mut bytes).set_id(query.message.header().id());
-    // The first name of a message cannot be compressed, so the same name takes the same bytes; only its case may differ.
-    let mut question = Vec::with_capacity(255);
-    for label in query.question.qname() {
-        question.push(label.len() as u8);
-        question.extend_from_slice(label.as_slice());
-    }
-    match bytes.get_mut(12..12 + question.len()) {
-        Some(place) if place.eq_ignore_ascii_case(&question) => place.copy_from_slice(&question),
-        _ => return cut(),
-    }
-    Built { truncated: message.header().tc(), bytes }
 }

@@ -7,7 +7,7 @@ use domain::rdata::{A, Aaaa, Cname, Ptr, Srv, Txt};
 
 use crate::name::DnsName;
 use crate::wire::{AnswerSection, Query};
-use crate::zone::{Area, Data, Zone};
+use crate::zone::{Area, Data, Records, Zone};
 
 /// How many aliases are followed before the name counts as broken.
 const MAX_ALIASES: usize = 8;
@@ -18,7 +18,7 @@ pub(super) enum Local<'a> {
         rcode: Rcode,
         /// The targets of the aliases on the way.
         chain: Vec<DnsName>,
-        records: &'a [Data],
+        records: Records<'a>,
         /// Where the SOA of a negative answer comes from.
         negative: Option<Area>,
     },
@@ -37,26 +37,17 @@ pub(super) fn resolve<'a>(zone: &'a Zone, query: &Query<'_>) -> Local<'a> {
             return Local::Outside { chain };
         }
         let records = found.records.unwrap_or_default();
-        let alias = records.iter().find_map(|data| match data {
-            Data::Cname(target) if !matches!(qtype, Rtype::CNAME | Rtype::ANY) => Some(target),
-            _ => None,
-        });
-        if let Some(target) = alias {
+        if let Some(target) = records.alias().filter(|_| !matches!(qtype, Rtype::CNAME | Rtype::ANY)) {
             if chain.len() == MAX_ALIASES {
-                return Local::Answer { rcode: Rcode::SERVFAIL, chain: Vec::new(), records: &[], negative: None };
+                return Local::Answer { rcode: Rcode::SERVFAIL, chain: Vec::new(), records: Records::default(), negative: None };
             }
             chain.push(target.clone());
             continue;
         }
-        let answers = records.iter().any(|data| matches(data, qtype));
-        let negative = (!answers).then_some(found.area);
+        let negative = (records.count(qtype) == 0).then_some(found.area);
         let rcode = if found.records.is_some() { Rcode::NOERROR } else { Rcode::NXDOMAIN };
         return Local::Answer { rcode, chain, records, negative };
     }
-}
-
-fn matches(data: &Data, qtype: Rtype) -> bool {
-    qtype == Rtype::ANY || data.rtype() == qtype
 }
 
 /// Writes the aliases and those of `records` that were asked for. Addresses begin at a different one for each query id,
@@ -66,18 +57,18 @@ pub(super) fn push(
     zone: &Zone,
     query: &Query<'_>,
     chain: &[DnsName],
-    records: &[Data],
+    records: Records<'_>,
 ) -> Result<(), PushError> {
     push_chain(section, query, chain, zone.ttl())?;
     let (qtype, ttl) = (query.question.qtype(), zone.ttl());
-    let count = records.iter().filter(|data| matches(data, qtype)).count();
+    let count = records.count(qtype);
     let rotate = matches!(qtype, Rtype::A | Rtype::AAAA) && count > 1;
     let skip = if rotate { usize::from(query.message.header().id()) % count } else { 0 };
-    let wanted = || records.iter().filter(|data| matches(data, qtype));
-    for data in wanted().skip(skip).chain(wanted().take(skip)) {
+    let wanted = records.of(qtype);
+    for data in wanted.clone().skip(skip).chain(wanted.take(skip)) {
         match chain.last() {
-            None => push_data(section, query.question.qname(), ttl, data)?,
-            Some(owner) => push_data(section, owner, ttl, data)?,
+            None => push_data(section, query.question.qname(), ttl, &data)?,
+            Some(owner) => push_data(section, owner, ttl, &data)?,
         }
     }
     Ok(())
@@ -95,18 +86,18 @@ pub(super) fn push_chain(section: &mut AnswerSection, query: &Query<'_>, chain: 
     Ok(())
 }
 
-fn push_data(section: &mut AnswerSection, owner: &impl ToName, ttl: Ttl, data: &Data) -> Result<(), PushError> {
+fn push_data(section: &mut AnswerSection, owner: &impl ToName, ttl: Ttl, data: &Data<'_>) -> Result<(), PushError> {
     match data {
         Data::A(address) => section.push((owner, Class::IN, ttl, A::new(*address))),
         Data::Aaaa(address) => section.push((owner, Class::IN, ttl, Aaaa::new(*address))),
         // Priority and weight are the same for all: the specifications leave them open.
-        Data::Srv { port, target } => section.push((owner, Class::IN, ttl, Srv::new(0, 100, *port, target))),
+        Data::Srv { port, target } => section.push((owner, Class::IN, ttl, Srv::new(0, 100, *port, target.to_name()))),
         Data::Cname(target) => section.push((owner, Class::IN, ttl, Cname::new(target))),
-        Data::Ptr(target) => section.push((owner, Class::IN, ttl, Ptr::new(target))),
+        Data::Ptr(target) => section.push((owner, Class::IN, ttl, Ptr::new(target.to_name()))),
         Data::Txt(text) => {
             let text = Txt::<Vec<u8>>::build_from_slice(text.as_bytes()).map_err(|_| PushError::ShortBuf)?;
             section.push((owner, Class::IN, ttl, text))
         }
-        Data::Soa(soa) => section.push((owner, Class::IN, ttl, soa)),
+        Data::Soa(soa) => section.push((owner, Class::IN, ttl, *soa)),
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
@@ -10,9 +11,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::tcp::{read_frame, write_frame};
-use super::{Client, Shared, send_udp};
+use super::{Client, Shared};
 use crate::resolver::Transmit;
 use crate::wire::Transport;
+
+/// How long an answer over UDP may be: more than the 1232 bytes that upstreams are told, for those that do not listen.
+const MAX_RESPONSE: usize = 4096;
 
 /// Sends what the resolver has for the upstreams, lets its timeouts pass, and gives its replies to the clients.
 pub(super) async fn drive(shared: Arc<Shared>) {
@@ -30,9 +34,13 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         }
         for (client, reply) in replies {
             match client {
-                Client::Udp(socket, to) => send_udp(&socket, &reply, to).await,
-                // A client that does not read its replies loses them.
-                Client::Tcp(replies) => drop(replies.try_send(reply)),
+                Client::Udp(socket, peer) => {
+                    let sent = socket.upgrade().map(|socket| peer.send(&socket, &reply));
+                    shared.udp_unsent.fetch_add(u64::from(!matches!(sent, Some(Ok(())))), Ordering::Relaxed);
+                }
+                Client::Tcp(slot) => slot.send(reply),
+                // Who does not wait any more has no use for it.
+                Client::Api(asker) => drop(asker.send(reply)),
             }
         }
         let wait = next.map_or(Duration::from_secs(3600), |next| next.since(shared.now()));
@@ -69,7 +77,7 @@ async fn over_udp(transmit: &Transmit, shared: &Shared) -> io::Result<()> {
     // Connected: the kernel drops what others send, and reports a closed port.
     socket.connect(transmit.upstream).await?;
     socket.send(&transmit.packet).await?;
-    let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut buffer = vec![0; MAX_RESPONSE];
     loop {
         let len = socket.recv(&mut buffer).await?;
         if deliver(transmit, shared, &buffer[..len]) {

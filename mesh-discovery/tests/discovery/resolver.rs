@@ -176,8 +176,7 @@ fn a_name_outside_goes_to_the_upstream_and_its_answer_back_in_the_clients_case()
     assert_eq!((sent.upstream, sent.transport), (first(), Transport::Udp));
     let asked = Message::from_octets(sent.packet.clone()).expect("a query");
     assert_eq!(asked.header().id(), 101, "an id of the resolver's own, not the client's");
-    // The upstream writes the name in lower case.
-    let response = upstream_answer(&sent.packet, None).to_ascii_lowercase();
+    let response = upstream_answer(&sent.packet, None);
     assert!(resolver.handle_response(sent.id, first(), &response, at(5)));
     let (client, bytes) = resolver.poll_reply().expect("a reply");
     let message = Message::from_octets(bytes).expect("a message");
@@ -256,7 +255,7 @@ fn an_alias_to_outside_is_completed_by_the_upstream() {
     assert_eq!(reply, Reply::Forward);
     let sent = transmit(&mut resolver);
     let asked = Message::from_octets(sent.packet.clone()).expect("a query").sole_question().expect("one").qname().to_string();
-    assert_eq!(asked, "mail.example.com");
+    assert_eq!(asked.to_ascii_lowercase(), "mail.example.com");
     assert!(resolver.handle_response(sent.id, first(), &upstream_answer(&sent.packet, None), at(1)));
     let message = Message::from_octets(resolver.poll_reply().expect("a reply").1).expect("a message");
     let records: Vec<_> =
