@@ -108,11 +108,12 @@ pub struct Group {
 }
 
 impl Balancer {
-    /// Chooses between `candidates`; of several with one address and port the first counts.
+    /// Chooses between `candidates`; of several with one address and port the best counts.
     pub fn balance(&self, candidates: &[Candidate]) -> Balance {
         let mut sorted: Vec<Candidate> =
             candidates.iter().filter(|candidate| !self.node_only || candidate.locality == Locality::Node).copied().collect();
-        sorted.sort_by_key(|candidate| (candidate.address, candidate.port));
+        let key = |c: &Candidate| (c.address, c.port, c.standing, c.locality, std::cmp::Reverse(c.weight));
+        sorted.sort_by_key(key);
         sorted.dedup_by_key(|candidate| (candidate.address, candidate.port));
         let mut groups = self.groups(&sorted);
         let last_resort = groups.iter().all(|group| group.healthy == 0);

@@ -101,12 +101,15 @@ mod test_fleet;
 mod test_packets;
 pub mod tunnel;
 
+pub use balancer::Balancer;
 pub use community_id::community_id;
 pub use counters::{Counters, DropReason, Drops, Traffic};
 pub use fake::FakeTunnel;
 pub use forwarder::{Forwarder, Inbound, Outbound, PeerHandle};
+pub use health::Health;
 pub use op::Op;
 pub use plan::{Backends, Frontend, Local, Peer, PeerKeys, Plan, Scope, ServiceTable};
 pub use planner::Planner;
+pub use planner::services::ServicePlanner;
 pub use reconciler::Reconciler;
 pub use tunnel::{Actual, Tunnel, TunnelError};

@@ -5,9 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_core::{NodeId, Prefix, Protocol, SessionAffinity, WireGuardKey};
+use mesh_core::{Locality, NodeId, Prefix, Protocol, SessionAffinity, Traffic, WireGuardKey};
 use mesh_policy::PolicySet;
 
+use crate::balancer::{Balancer, Candidate, Standing};
 use crate::op::Op;
 use crate::tunnel::Actual;
 
@@ -71,7 +72,7 @@ pub enum Scope {
     Node,
 }
 
-/// Service addresses and the ready backends behind them.
+/// Service addresses and the backends behind them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTable(pub BTreeMap<Frontend, Backends>);
 
@@ -91,8 +92,27 @@ pub struct Frontend {
 pub struct Backends {
     /// Whether a client's connections stay together.
     pub affinity: SessionAffinity,
-    /// The ready ones, in order, each once, of the frontend's family; empty: connections to the frontend fail.
+    /// Those that take new connections, in order, each once, of the frontend's family; none: connections are refused.
     pub ready: Vec<(IpAddr, u16)>,
+    /// For each slot the index of its backend: a connection's slot is a hash of its client. Empty only where nobody is ready.
+    pub slots: Arc<[u16]>,
+    /// The others: they take no new connections, and keep those that they have.
+    pub rest: Vec<(IpAddr, u16)>,
+}
+
+impl Backends {
+    /// Makes backends that are all alike.
+    pub fn alike(affinity: SessionAffinity, ready: &[(IpAddr, u16)]) -> Backends {
+        let candidate = |(address, port): &(IpAddr, u16)| Candidate {
+            address: *address,
+            port: *port,
+            locality: Locality::Anywhere,
+            weight: Traffic::DEFAULT_WEIGHT,
+            standing: Standing::Healthy,
+        };
+        let balance = Balancer::default().balance(&ready.iter().map(candidate).collect::<Vec<_>>());
+        Backends { affinity, ready: balance.backends, slots: balance.slots.into(), rest: Vec::new() }
+    }
 }
 
 impl Plan {

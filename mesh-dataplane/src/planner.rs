@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_core::{NodeId, NodeLink, Prefix, PrefixMap, State, Trust};
+use mesh_core::{Change, NodeId, NodeLink, Prefix, PrefixMap, Services, State, Trust};
 use mesh_policy::PolicySet;
 
-use crate::plan::{Local, Peer, PeerKeys, Plan, Scope};
+use crate::health::{Health, Moved};
+use crate::plan::{Local, Peer, PeerKeys, Plan, Scope, ServiceTable};
 
-mod services;
+pub mod services;
+
+use self::services::{ServicePlanner, View};
 
 /// Derives the plan of one node from the fleet's state.
 #[derive(Clone, Debug)]
@@ -31,7 +34,19 @@ impl Planner {
     /// decides alike; an address that a node claims by itself is not taken out of another node's prefixes or workloads. Peers
     /// are the nodes within [`Scope`] whose WireGuard key is known; one of the two ends needs an endpoint. A node that claims
     /// this node's own key is none.
+    ///
+    /// The services are balanced as if every backend were in reach; [`Planner::plan_with`] takes them as they are.
     pub fn plan(&self, state: &State, policy: &Arc<PolicySet>) -> Plan {
+        let mut services = Services::new(self.node.cluster.clone());
+        let changed = services.update(state, &Change::default());
+        let mut table = ServicePlanner::new(self.node.clone());
+        let health = Health::new();
+        table.update(&View { state, services: &services, health: &health }, &Change::default(), &changed, &Moved::default());
+        self.plan_with(state, policy, table.table().clone())
+    }
+
+    /// Returns the plan that `state` and `policy` call for, with a service table that is kept up to date elsewhere.
+    pub fn plan_with(&self, state: &State, policy: &Arc<PolicySet>, services: Arc<ServiceTable>) -> Plan {
         let mut owners = owners(state);
         let links = &state.facts().links;
         let own_link = links.get(&self.node);
@@ -45,7 +60,7 @@ impl Planner {
         owners.retain(|_, owner| peers.contains_key(owner));
         Plan {
             policy: policy.clone(),
-            services: Arc::new(services::table(state, &self.node.cluster)),
+            services,
             guarded: self.guarded(state, &local_prefixes),
             local: Local {
                 node: self.node.clone(),

@@ -87,14 +87,14 @@ impl Plans {
                 let backend = prefixes(n)[usize::from(address.is_ipv6())].address();
                 (after(backend, 10), 8080)
             });
-            let ready = ready.collect();
+            let ready: Vec<_> = ready.collect();
             let affinity = match self.below(2) {
                 0 => SessionAffinity::None,
                 _ => SessionAffinity::ClientIp { timeout_seconds: 600 },
             };
             if self.below(3) > 0 {
                 let protocol = if last == 3 { Protocol::Udp } else { Protocol::Tcp };
-                table.insert(Frontend { address, protocol, port: 80 }, Backends { affinity, ready });
+                table.insert(Frontend { address, protocol, port: 80 }, Backends::alike(affinity, &ready));
             }
         }
         ServiceTable(table)

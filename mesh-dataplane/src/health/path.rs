@@ -18,9 +18,9 @@ pub const INTERVAL: Duration = Duration::from_millis(500);
 pub const LOST: u32 = 3;
 /// How long a path answers before it counts again.
 pub const HOLD: Duration = Duration::from_secs(10);
-/// The same for a path that was dead more than once within ten minutes: it shifts twice a minute at most, whatever it does.
+/// The same for a path that came back less than ten minutes before it died: it shifts twice a minute at most, whatever it does.
 pub const HOLD_AGAIN: Duration = Duration::from_secs(60);
-/// How long a path is remembered to have been dead.
+/// How long a path is remembered to have come back.
 pub(super) const AGAIN: Duration = Duration::from_secs(600);
 
 /// So many lost of the latest 16 are a dead path too: one that flaps answers now and then.
@@ -58,7 +58,7 @@ pub(super) struct Path {
     answers_since: Time,
     /// It was up before.
     proven: bool,
-    died: Option<Time>,
+    came_back: Option<Time>,
     hold: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Path {
             history: 0,
             answers_since: due,
             proven: false,
-            died: None,
+            came_back: None,
             hold: HOLD,
         }
     }
@@ -131,7 +131,7 @@ impl Path {
             }
             PathState::Held if now.since(self.answers_since) >= self.hold => {
                 self.state = PathState::Up;
-                self.history = 0;
+                (self.history, self.came_back) = (0, Some(now));
             }
             PathState::Held | PathState::Up => {}
         }
@@ -150,8 +150,7 @@ impl Path {
             return;
         }
         if self.state == PathState::Up {
-            self.hold = if self.died.is_some_and(|died| now.since(died) < AGAIN) { HOLD_AGAIN } else { HOLD };
-            self.died = Some(now);
+            self.hold = if self.came_back.is_some_and(|at| now.since(at) < AGAIN) { HOLD_AGAIN } else { HOLD };
         }
         self.state = PathState::Dead;
     }

@@ -188,15 +188,16 @@ fn a_path_that_is_probed_no_more_has_no_say() {
 }
 
 proptest! {
-    /// For every pattern at all: after the first two deaths no minute has more than two shifts.
+    /// For every pattern at all: three shifts in a minute have a path that was up for ten minutes before, or from the start.
     #[test]
     fn no_pattern_shifts_often(beats in proptest::collection::vec(1u64..30_000, 1..60)) {
         let edges: Vec<u64> = beats.iter().scan(5_000, |at, beat| { *at += beat; Some(*at) }).collect();
         let mut path = Path1::new();
         path.run(edges[edges.len() - 1] + 5_000, |now| edges.partition_point(|edge| *edge <= now) % 2 == 0);
-        let deaths: Vec<u64> = path.shifts.iter().filter(|(_, good)| !good).map(|(at, _)| *at).collect();
-        for window in path.shifts.windows(3).filter(|window| deaths.get(1).is_some_and(|second| window[0].0 >= *second)) {
-            prop_assert!(window[2].0 - window[0].0 > 60_000, "{:?}", path.shifts);
+        for (index, window) in path.shifts.windows(3).enumerate().filter(|(_, window)| window[2].0 - window[0].0 <= 60_000) {
+            let came_back = index.checked_sub(1).map(|before| path.shifts[before].0);
+            let was_up = came_back.is_none_or(|at| window[0].0 - at >= 600_000);
+            prop_assert!(!window[0].1 && was_up, "{:?}", path.shifts);
         }
         for window in path.shifts.windows(2).filter(|window| window[1].1) {
             prop_assert!(window[1].0 - window[0].0 >= 10_000, "promoted early: {:?}", path.shifts);

@@ -198,7 +198,7 @@ fn prefixes_stay_guarded_when_their_grant_is_over() {
     }
     let guarded = |state: &State, scope| {
         let mut compiler = mesh_policy::Compiler::new();
-        let policy = compiler.update(state, &mesh_core::Change::default()).clone();
+        let policy = compiler.update(state, &Change::default()).clone();
         prefixes(&Planner::new(node_id("east/n1"), scope).plan(state, &policy).guarded)
     };
     let before = guarded(&state, Scope::Fleet);
