@@ -1,5 +1,6 @@
 //! DNS names put together from labels.
 
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use domain::base::Name;
@@ -27,15 +28,61 @@ pub(crate) fn parse(text: &str) -> Option<DnsName> {
     Name::from_octets(Bytes::from(lower)).ok()
 }
 
-/// Returns the label of an endpoint: its hostname where that is one DNS label, else its address with dashes.
-pub(crate) fn host_label(hostname: Option<&str>, address: IpAddr) -> String {
-    let is_label = |name: &&str| {
-        let inner = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        (1..=63).contains(&name.len()) && inner && !name.starts_with('-') && !name.ends_with('-')
-    };
-    hostname.filter(is_label).map_or_else(|| address.to_string().replace(['.', ':'], "-"), str::to_ascii_lowercase)
+/// Adds a label of at most 63 bytes in wire form, in lower case.
+pub(crate) fn push_label(wire: &mut Vec<u8>, label: &[u8]) {
+    wire.push(u8::try_from(label.len()).expect("labels have at most 63 bytes"));
+    wire.extend(label.iter().map(u8::to_ascii_lowercase));
 }
 
+/// A label of at most 63 bytes, in place.
+#[derive(Clone, Copy)]
+pub(crate) struct Label {
+    bytes: [u8; 63],
+    len: u8,
+}
+
+impl Label {
+    /// Returns what `value` is written as, cut where it is longer than a label.
+    pub(crate) fn of(value: impl fmt::Display) -> Label {
+        let mut label = Label { bytes: [0; 63], len: 0 };
+        let _ = write!(label, "{value}");
+        label
+    }
+
+    /// Returns the label of an endpoint: its hostname where that is one DNS label, else its address with dashes.
+    pub(crate) fn of_host(hostname: Option<&str>, address: IpAddr) -> Label {
+        let is_label = |name: &&str| {
+            let inner = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            (1..=63).contains(&name.len()) && inner && !name.starts_with('-') && !name.ends_with('-')
+        };
+        match hostname.filter(is_label) {
+            Some(hostname) => Label::of(hostname),
+            None => Label::of(address),
+        }
+    }
+}
+
+impl std::ops::Deref for Label {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len.into()]
+    }
+}
+
+impl Write for Label {
+    /// Adds `text` in lower case, with dashes for what separates the parts of an address.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            let place = self.bytes.get_mut(usize::from(self.len)).ok_or(fmt::Error)?;
+            *place = if matches!(byte, b'.' | b':') { b'-' } else { byte.to_ascii_lowercase() };
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
 /// Returns the name under `in-addr.arpa` or `ip6.arpa` for `address` (RFC 1035 §3.5, RFC 3596 §2.5).
 pub(crate) fn reverse(address: IpAddr) -> DnsName {
     let labels: Vec<String> = match address {
@@ -56,11 +103,14 @@ mod tests {
     #[test]
     fn endpoints_are_called_by_hostname_or_dashed_address() {
         let address = "10.1.0.5".parse().expect("an address");
-        assert_eq!(host_label(Some("Web-0"), address), "web-0");
+        assert_eq!(*Label::of_host(Some("Web-0"), address), *b"web-0");
         for bad in ["a.b", "", "-a", "a_b", &"x".repeat(64)] {
-            assert_eq!(host_label(Some(bad), address), "10-1-0-5", "{bad}");
+            assert_eq!(*Label::of_host(Some(bad), address), *b"10-1-0-5", "{bad}");
         }
-        assert_eq!(host_label(None, "fd00::5".parse().expect("an address")), "fd00--5");
+        assert_eq!(*Label::of_host(Some(&"x".repeat(63)), address), [b'x'; 63]);
+        for (text, label) in [("fd00::5", "fd00--5"), ("::ffff:192.0.2.1", "--ffff-192-0-2-1")] {
+            assert_eq!(*Label::of_host(None, text.parse().expect("an address")), *label.as_bytes());
+        }
     }
 
     #[test]

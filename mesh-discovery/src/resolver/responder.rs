@@ -9,7 +9,7 @@ use super::local::{self, Local};
 use super::quick::{self, Authorities};
 use crate::name::DnsName;
 use crate::wire::{self, Head, Parsed, Query, QuickQuery, Transport};
-use crate::zone::{Area, Zone};
+use crate::zone::{Area, Records, Zone};
 
 /// Answers queries that the zone knows the answer to. Cheap to clone; the clones of one resolver count together.
 #[derive(Clone)]
@@ -123,7 +123,12 @@ impl Responder {
             // An alias to where nobody can look: it is the answer as far as it goes.
             Local::Outside { chain } if !self.recursion_available => {
                 let head = Head { rcode: OptRcode::NOERROR, authoritative: true, recursion_available: false };
-                let built = wire::reply(&query, head, |section| local::push(section, &self.zone, &query, &chain, &[]), None);
+                let built = wire::reply(
+                    &query,
+                    head,
+                    |section| local::push(section, &self.zone, &query, &chain, Records::default()),
+                    None,
+                );
                 self.tally.query(area, Rcode::NOERROR);
                 self.tally.truncated(built.truncated);
                 Ok(built.bytes)
