@@ -24,6 +24,8 @@ mod entry;
 mod lookup;
 mod records;
 mod reverse;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 pub use self::builder::ZoneBuilder;

@@ -23,7 +23,7 @@ use super::{Area, Table, Zone, ZoneConfig};
 /// let web = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: prod}, spec: {clusterIP: 10.96.0.1, ports: []}}";
 /// let mut state = Checked::load([("clusters/east/web.yaml", web)]).expect("correct manifests").state;
 /// let mut services = Services::new("east".parse().expect("a name"));
-/// let mut builder = ZoneBuilder::new(ZoneConfig::default());
+/// let mut builder = ZoneBuilder::new(&ZoneConfig::default());
 ///
 /// let changed = services.update(&state, &Change::default());
 /// let before = builder.update(&services, &changed).clone();

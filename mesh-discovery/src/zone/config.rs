@@ -27,6 +27,14 @@ pub enum ZoneConfigError {
         /// The name of both.
         name: String,
     },
+    /// One zone lies where the services of the other have their names.
+    #[error("the zone '{inner}' lies among the services of the zone '{outer}'")]
+    Among {
+        /// The zone inside.
+        inner: String,
+        /// The zone around it.
+        outer: String,
+    },
 }
 
 impl ZoneConfig {
@@ -39,6 +47,11 @@ impl ZoneConfig {
         let (cluster, clusterset) = (parse(cluster_zone)?, parse(clusterset_zone)?);
         if cluster == clusterset {
             return Err(ZoneConfigError::Same { name: cluster.to_string() });
+        }
+        for (inner, outer) in [(&cluster, &clusterset), (&clusterset, &cluster)] {
+            if name::join(&["svc"], outer).is_some_and(|services| inner.ends_with(&services)) {
+                return Err(ZoneConfigError::Among { inner: inner.to_string(), outer: outer.to_string() });
+            }
         }
         Ok(ZoneConfig { cluster, clusterset, ttl: Ttl::from_secs(5) })
     }
@@ -66,6 +79,8 @@ mod tests {
     fn zones_are_two_different_names() {
         assert!(ZoneConfig::new("east.example.org.", "example.org").is_ok());
         assert!(matches!(ZoneConfig::new("a.b", "A.B."), Err(ZoneConfigError::Same { .. })));
+        assert!(matches!(ZoneConfig::new("local", "fleet.svc.local"), Err(ZoneConfigError::Among { .. })));
+        assert!(matches!(ZoneConfig::new("svc.local", "local"), Err(ZoneConfigError::Among { .. })));
         for bad in ["", ".", "a..b", &"a.".repeat(60)] {
             assert!(matches!(ZoneConfig::new(bad, "a"), Err(ZoneConfigError::Name { .. })), "{bad}");
         }
