@@ -40,14 +40,8 @@ impl Owners {
 }
 
 /// The names of an address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Names<'a>(&'a [u8]);
-
-impl Default for Names<'_> {
-    fn default() -> Self {
-        Names(&[])
-    }
-}
 
 impl<'a> Iterator for Names<'a> {
     type Item = (Area, &'a [u8]);

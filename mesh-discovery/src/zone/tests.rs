@@ -175,7 +175,8 @@ fn answers(zone: &Zone, name: &DnsName) -> (Area, Option<Vec<String>>) {
             of
         });
         let (mut by_type, mut sorted): (Vec<_>, Vec<_>) = (by_type.collect(), all.clone());
-        (by_type.sort(), sorted.sort());
+        by_type.sort();
+        sorted.sort();
         assert_eq!(by_type, sorted, "{name}: the types together are ANY");
         all
     });

@@ -32,7 +32,8 @@ impl Entry {
     /// Fills in a service that has addresses of its own.
     pub(super) fn fill_addresses(&mut self, addresses: &[IpAddr], apex: usize) {
         let mut known = Set::default();
-        self.set_addresses(addresses.iter().copied().filter(|address| known.insert(*address)).collect());
+        let addresses: Vec<IpAddr> = addresses.iter().copied().filter(|address| known.insert(*address)).collect();
+        self.set_addresses(&addresses);
         let mut srvs = Srvs::default();
         for (port, own) in self.srv_ports(apex).iter().zip(self.ports()) {
             srvs.add(*port, own.port, Srv::SERVICE);
@@ -57,7 +58,7 @@ impl Entry {
         if addresses.is_empty() {
             return None;
         }
-        let places = self.set_addresses(addresses);
+        let places = self.set_addresses(&addresses);
         for host in &mut hosts {
             host.address = places[host.address as usize];
         }
@@ -84,7 +85,7 @@ impl Entry {
     }
 
     /// Puts the addresses in their order; returns the new place of each.
-    fn set_addresses(&mut self, addresses: Vec<IpAddr>) -> Vec<u32> {
+    fn set_addresses(&mut self, addresses: &[IpAddr]) -> Vec<u32> {
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         order.sort_by_key(|place| addresses[*place].is_ipv6());
         self.v4 = addresses.iter().filter(|address| address.is_ipv4()).count() as u32;

@@ -176,7 +176,7 @@ impl Naive {
         self.nodes.entry(name.clone()).or_default();
         let tops: Vec<usize> = self.apexes.iter().filter(|(_, apex)| name.ends_with(apex)).map(|(_, apex)| apex.len()).collect();
         let Some(top) = tops.into_iter().min() else { return };
-        for suffix in name.iter_suffixes().filter(|suffix| usize::from(suffix.len()) >= usize::from(top)) {
+        for suffix in name.iter_suffixes().filter(|suffix| suffix.len() >= top) {
             self.nodes.entry(suffix).or_default();
         }
     }
