@@ -179,11 +179,9 @@ impl fmt::Display for Tier {
 /// A rule by its numbers in one compiled policy set; resolved to a [`RuleName`] by that set only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId {
-    /// The cluster whose side decided.
-    pub cluster: u32,
-    /// The rule set of the subject.
-    pub ruleset: u32,
-    /// The rule in it.
+    /// Whose rules they are: workloads with the same rules in the same cluster share a number.
+    pub subject: u32,
+    /// The rule among those, times two; plus one for egress.
     pub rule: u32,
 }
 

@@ -13,7 +13,7 @@ use mesh_core::{ClusterName, Direction, Key, NamespaceName, ObjectName, Protocol
 
 use crate::peers::{Peer, Peers};
 use crate::rules;
-use crate::set::ruleset::{key, span_of_protocol};
+use crate::set::rows::{key, span_of_protocol};
 use crate::set::side;
 
 /// A policy of the state, by what it is.

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use mesh_core::{
-    ClusterName, CrossClusterDefault, Direction, FiveTuple, IdentityName, NodeId, Protocol, Reason, RuleId, RuleName, Settings,
-    State, Verdict, WorkloadId,
+    ClusterName, CrossClusterDefault, Direction, IdentityName, NodeId, Protocol, RuleId, RuleName, Settings, State, Verdict,
+    WorkloadId,
 };
 
 use self::ruleset::Ruleset;
 use crate::Compiler;
 use crate::store::{Pages, Ranges, Shards};
 
+mod decide;
+pub(crate) mod rows;
 pub(crate) mod ruleset;
 mod view;
 
+pub use self::decide::Flow;
 pub use self::view::{Interval, Profile, Protocols};
 
 /// A workload of one [`PolicySet`]; it means nothing to another set.
@@ -57,63 +60,6 @@ pub struct Known {
     pub profile: ProfileHandle,
     /// Some cluster exports a port of the address.
     pub is_backend: bool,
-}
-
-/// A connection with both its ends looked up in one [`PolicySet`]; it means nothing to another set.
-#[derive(Clone, Copy, Debug)]
-pub struct Flow {
-    tuple: FiveTuple,
-    source: Seat,
-    destination: Seat,
-    /// The place of protocol and destination port among the steps of a row.
-    key: u32,
-}
-
-impl Flow {
-    /// Returns who opened it.
-    pub fn source(&self) -> End {
-        self.source.known().end
-    }
-
-    /// Returns to whom it was opened.
-    pub fn destination(&self) -> End {
-        self.destination.known().end
-    }
-
-    /// Returns its addresses and ports.
-    pub fn tuple(&self) -> &FiveTuple {
-        &self.tuple
-    }
-}
-
-/// An end of a flow, with what every decision asks of it beside.
-#[derive(Clone, Copy, Debug)]
-struct Seat {
-    /// Kind and handle, as [`Packed`] has them.
-    end: u32,
-    profile: ProfileHandle,
-    is_workload: bool,
-    is_pending: bool,
-    is_backend: bool,
-}
-
-impl Seat {
-    #[inline]
-    fn new(known: Known) -> Seat {
-        Seat {
-            // Without the backend's bit: a workload is the same at all of its addresses.
-            end: Packed::new(Known { is_backend: false, ..known }).end,
-            profile: known.profile,
-            is_workload: matches!(known.end, End::Workload(_)),
-            is_pending: known.end == End::Pending,
-            is_backend: known.is_backend,
-        }
-    }
-
-    #[inline]
-    fn known(self) -> Known {
-        Known { is_backend: self.is_backend, ..Packed { end: self.end, profile: self.profile.0 }.known() }
-    }
 }
 
 /// What a set knows of a workload.
@@ -157,6 +103,8 @@ pub(crate) struct ProfileEntry {
     pub(crate) class: u32,
     /// As subjects: what they are, 0 for those that are no workloads.
     pub(crate) subject: u32,
+    /// The subject's rule sets, which are here to be found at once.
+    pub(crate) rulesets: [u32; 2],
 }
 
 /// What workloads with the same rules in the same cluster share.
@@ -237,6 +185,11 @@ impl Packed {
     }
 
     #[inline]
+    fn profile(self) -> ProfileHandle {
+        ProfileHandle(self.profile)
+    }
+
+    #[inline]
     fn known(self) -> Known {
         let handle = self.end & ((1 << HANDLE_BITS) - 1);
         let kind = self.end >> HANDLE_BITS;
@@ -268,102 +221,14 @@ impl PolicySet {
         compiler.into_current()
     }
 
-    /// Looks up both ends of `tuple`, the connection after service translation.
-    pub fn flow(&self, tuple: &FiveTuple) -> Flow {
-        self.flow_between(tuple, self.ends.get(tuple.source), self.ends.get(tuple.destination))
-    }
-
-    /// Makes the flow of `tuple` between two ends that the caller knows.
-    pub(crate) fn flow_between(&self, tuple: &FiveTuple, source: Known, destination: Known) -> Flow {
-        let (source, destination) = (Seat::new(source), Seat::new(destination));
-        Flow { tuple: *tuple, source, destination, key: ruleset::key(tuple.protocol, tuple.destination_port) }
-    }
-
-    /// Decides one side of `flow`, which must be of this set. Never allocates.
     #[inline]
-    pub fn decide(&self, flow: &Flow, direction: Direction) -> Verdict<RuleId> {
-        let (own, peer) = match direction {
-            Direction::Ingress => (&flow.destination, &flow.source),
-            Direction::Egress => (&flow.source, &flow.destination),
-        };
-        if !own.is_workload | own.is_pending | peer.is_pending | (own.end == peer.end) {
-            return PolicySet::decide_without_rules(own, peer);
-        }
-        let subject = self.subject(self.entry(own.profile).subject);
-        let ProfileEntry { class, subject: peer_subject } = self.entry(peer.profile);
-        let number = subject.rulesets[side(direction)];
-        let ruleset = self.rulesets.get(number).expect("a profile's rule set is in its set");
-        let packed = ruleset.outcome(class, flow.key);
-        if let Some(verdict) = packed.by_rule(|rule| RuleId { cluster: subject.cluster, ruleset: number, rule }) {
-            return verdict;
-        }
-        if packed == ruleset::Packed::ISOLATED {
-            let is_allowed = self.is_own_node_allowed(own, peer, (flow, direction));
-            return if is_allowed { Verdict::Allow(Reason::OwnNode) } else { Verdict::Deny(Reason::Isolated) };
-        }
-        if peer.is_workload {
-            return self.no_tier(flow, direction, (subject.cluster, self.subject(peer_subject).cluster));
-        }
-        Verdict::Allow(Reason::Default)
-    }
-
-    /// Decides what rules have no say in.
-    #[cold]
-    fn decide_without_rules(own: &Seat, peer: &Seat) -> Verdict<RuleId> {
-        if own.is_pending || peer.is_pending {
-            return Verdict::Deny(Reason::IdentityPending);
-        }
-        if !own.is_workload { Verdict::Allow(Reason::NotPoliced) } else { Verdict::Allow(Reason::OwnAddress) }
-    }
-
-    #[inline]
-    pub(crate) fn entry(&self, handle: ProfileHandle) -> ProfileEntry {
-        *self.profiles.get(handle.0).expect("a flow's profile is in its set")
+    pub(crate) fn entry(&self, handle: ProfileHandle) -> &ProfileEntry {
+        self.profiles.get(handle.0).expect("a flow's profile is in its set")
     }
 
     #[inline]
     pub(crate) fn subject(&self, number: u32) -> Subject {
         self.subjects.get(number).copied().unwrap_or_default()
-    }
-
-    /// Rule 10: the workload's own node, by any of the node's addresses.
-    #[inline(never)]
-    fn is_own_node_allowed(&self, own: &Seat, peer: &Seat, (flow, direction): (&Flow, Direction)) -> bool {
-        let settings = &self.settings.0;
-        let (allowed, address) = match direction {
-            Direction::Ingress => (settings.own_node_ingress_allowed, flow.tuple.source),
-            Direction::Egress => (settings.own_node_egress_allowed, flow.tuple.destination),
-        };
-        if peer.is_workload || !allowed || !matches!(peer.known().end, End::Node(_)) {
-            return false;
-        }
-        let node = self.workload_entry(own.known().end).and_then(|entry| entry.node);
-        node.is_some_and(|node| self.ends.node_addresses.contains(&(node, address)))
-    }
-
-    /// Where no tier decides, the fleet's default holds between workloads of different clusters: those of the subject and the peer.
-    #[inline]
-    fn no_tier(&self, flow: &Flow, direction: Direction, (own, peer): (u32, u32)) -> Verdict<RuleId> {
-        if own == peer {
-            return Verdict::Allow(Reason::Default);
-        }
-        let (client, server) = match direction {
-            Direction::Ingress => (peer, own),
-            Direction::Egress => (own, peer),
-        };
-        let allowed = match self.settings.1 {
-            CrossClusterDefault::Allow => true,
-            CrossClusterDefault::Deny => false,
-            CrossClusterDefault::Exports => flow.destination.is_backend && self.is_exported(flow, client, server),
-        };
-        if allowed { Verdict::Allow(Reason::FleetDefault) } else { Verdict::Deny(Reason::NotExported) }
-    }
-
-    fn is_exported(&self, flow: &Flow, client: u32, server: u32) -> bool {
-        let FiveTuple { destination: address, protocol, destination_port: port, .. } = flow.tuple;
-        let namespaces = self.exported.get(&Backend { cluster: server, address, protocol, port });
-        namespaces
-            .is_some_and(|namespaces| namespaces.iter().any(|namespace| self.importable.get(&(client, *namespace)).is_some()))
     }
 
     /// Replaces a rule's number by its name; `verdict` must be of this set.
@@ -372,9 +237,14 @@ impl PolicySet {
     }
 
     pub(crate) fn rule_name(&self, id: RuleId) -> RuleName {
-        let cluster = self.clusters.get(id.cluster).and_then(Option::as_ref).expect("a verdict's cluster is in its set");
-        let ruleset = self.rulesets.get(id.ruleset).expect("a verdict's rule set is in its set");
-        ruleset.name(id.rule, cluster)
+        let subject = self.subject(id.subject);
+        self.name_in(subject.rulesets[(id.rule & 1) as usize], id.rule >> 1, subject.cluster)
+    }
+
+    /// Returns the name of a rule of a rule set, as a cluster decides by it.
+    pub(crate) fn name_in(&self, ruleset: u32, rule: u32, cluster: u32) -> RuleName {
+        let cluster = self.clusters.get(cluster).and_then(Option::as_ref).expect("a verdict's cluster is in its set");
+        self.rulesets.get(ruleset).expect("a verdict's rule set is in its set").name(rule, cluster)
     }
 
     /// Returns what is known of `address`.

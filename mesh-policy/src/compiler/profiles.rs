@@ -161,7 +161,11 @@ impl Parts {
         }
         self.profiles.built[at] = built;
         let Built { class, subject } = built;
-        set.profiles.set(number, ProfileEntry { class, subject });
+        set.profiles.set(number, self.entry(class, subject));
+    }
+
+    fn entry(&self, class: u32, subject: u32) -> ProfileEntry {
+        ProfileEntry { class, subject, rulesets: self.profiles.subjects.get(subject).rulesets }
     }
 
     /// Builds anew the profiles of `identities`, idle ones too.
@@ -265,7 +269,7 @@ impl Parts {
                 (number, Some((number, class)))
             }
         };
-        set.profiles.set(known.profile.0, ProfileEntry { class: number, subject });
+        set.profiles.set(known.profile.0, self.entry(number, subject));
         Assumed { known, class }
     }
 

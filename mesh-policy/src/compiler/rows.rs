@@ -4,7 +4,7 @@ use mesh_core::NamedPort;
 use mesh_core::policy::RuleAction;
 
 use crate::book::{Ports, Rule};
-use crate::set::ruleset::{KEYS, Line, Outcome, Step, key};
+use crate::set::rows::{KEYS, Outcome, PROTOCOLS, Packed, Step, key};
 
 /// The tier of a rule of a rule set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,21 +90,27 @@ impl Painter {
         }
     }
 
-    /// Appends the row to `lines`.
-    pub(super) fn write(&mut self, lines: &mut Vec<Line>) {
-        self.steps.clear();
-        let mut last = None;
-        for (start, mark) in self.starts.iter().zip(&self.marks) {
-            let outcome = match mark {
-                Mark::Decided(outcome) => *outcome,
-                Mark::Open | Mark::Passed => Outcome::Undecided,
-            };
-            if last != Some(outcome) {
-                self.steps.push(Step::new(*start, outcome));
-                last = Some(outcome);
+    /// Calls `each` with the steps of every protocol, the first of which is for its first port.
+    pub(super) fn steps(&mut self, mut each: impl FnMut(usize, &[Step])) {
+        let outcome = |mark: &Mark| match mark {
+            Mark::Decided(outcome) => Packed::new(*outcome),
+            Mark::Open | Mark::Passed => Packed::UNDECIDED,
+        };
+        let mut rest = self.starts.iter().zip(&self.marks).peekable();
+        let mut last = Packed::UNDECIDED;
+        for (number, protocol) in (0..PROTOCOLS).zip(0u32..) {
+            self.steps.clear();
+            self.steps.push(Step { start: protocol << 16, outcome: last });
+            while let Some((start, mark)) = rest.next_if(|(start, _)| **start >> 16 == protocol) {
+                last = outcome(mark);
+                if *start == protocol << 16 {
+                    self.steps[0].outcome = last;
+                } else if self.steps.last().is_none_or(|step| step.outcome != last) {
+                    self.steps.push(Step { start: *start, outcome: last });
+                }
             }
+            each(number, &self.steps);
         }
-        Line::write_row(&self.steps, lines);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The rule sets: which rules apply to a subject, and what they say to each class of peers.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -12,7 +12,8 @@ use super::rows::{Applying, Painter, Tier};
 use super::split::Splitter;
 use crate::book::{Book, Policy, Rule, Source};
 use crate::peers::Who;
-use crate::set::ruleset::{Cells, Line, RuleRef, Ruleset};
+use crate::set::rows::{Builder, PROTOCOLS, Place, Rows, Step};
+use crate::set::ruleset::{Cells, RuleRef, Rules, Ruleset};
 use crate::store::{Interner, Pages};
 
 /// The policies that apply to some subjects in one direction: subjects with the same ones share a rule set.
@@ -81,7 +82,7 @@ pub(super) fn is_subject(policy: &Policy, who: &Who<'_>) -> bool {
 /// A rule set's rules, sorted for compiling.
 #[derive(Debug)]
 pub(super) struct Draft {
-    rules: Arc<[RuleRef]>,
+    rules: Arc<Rules>,
     /// Where the NetworkPolicies' rules begin and end among them.
     network: (u32, u32),
     /// The rules of each peer, in order of the peers.
@@ -90,7 +91,7 @@ pub(super) struct Draft {
     for_all: Box<[u32]>,
     /// A rule asks for named ports of the peer.
     pub(super) asks_peer_ports: bool,
-    /// Where each distinct row begins, by its content.
+    /// Where each distinct row is, by its content.
     rows: HashTable<u32>,
     /// More lines than this, and most are of classes that are no more.
     most_lines: usize,
@@ -110,6 +111,9 @@ pub(super) struct Rulesets {
     splitter: Splitter,
     painter: Painter,
 }
+
+/// Where a class has its rows, by protocol.
+type Places = [Place; PROTOCOLS];
 
 /// What rows are made from beside the rules.
 pub(super) struct Context<'a> {
@@ -172,7 +176,7 @@ impl Rulesets {
             self.asking.push(number);
         }
         let draft = Draft {
-            rules: all.into(),
+            rules: Arc::new(Rules { list: all.into(), is_egress: direction == Direction::Egress }),
             network: (first, end),
             by_peer: by_peer.into(),
             for_all: for_all.into(),
@@ -221,47 +225,48 @@ impl Rulesets {
         let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
         draft.rows.clear();
         let groups = self.splitter.split(draft, context.classes);
-        let (mut lines, mut list) = (Vec::new(), Vec::new());
-        // The usual row comes first: that of peers which no rule names.
-        draft.row(selection, (&[], context.tables.get(selection.ports())), &mut self.painter, &mut lines);
-        let mut rows: Vec<Option<u32>> = vec![None; groups.groups.len()];
-        let mut cells = Vec::with_capacity(groups.classes.len());
+        let (mut built, mut list) = (Builder::default(), Vec::new());
+        // The usual row is that of peers which no rule names.
+        let usual = draft.row(selection, (&[], context.tables.get(selection.ports())), &mut self.painter, &mut built);
+        let mut rows: Vec<Option<Places>> = vec![None; groups.groups.len()];
+        let mut cells: [Vec<(u32, Place)>; PROTOCOLS] = Default::default();
         for (class, group) in groups.classes {
             let row = match rows[group as usize] {
                 Some(row) => row,
                 None => {
                     let ports = groups.groups.rules(group, draft, &mut list);
                     let table = context.tables.get(ports.unwrap_or(selection.ports()));
-                    *rows[group as usize].insert(draft.row(selection, (&list, table), &mut self.painter, &mut lines))
+                    *rows[group as usize].insert(draft.row(selection, (&list, table), &mut self.painter, &mut built))
                 }
             };
-            if row != 0 {
-                cells.push((class, row));
+            for (protocol, cells) in cells.iter_mut().enumerate() {
+                if row[protocol] != usual[protocol] {
+                    cells.push((class, row[protocol]));
+                }
             }
         }
-        draft.most_lines = lines.len() * 4 + 1_024;
-        let is_egress = selection.direction == Direction::Egress;
-        Ruleset { cells: Cells::new(&cells), lines: lines.into(), rules: draft.rules.clone(), is_egress }
+        let rows = built.finish(&Rows::default());
+        draft.most_lines = rows.len() * 4 + 1_024;
+        let cells = std::array::from_fn(|protocol| Cells::new(&cells[protocol], usual[protocol]));
+        Ruleset { cells, rows, rules: draft.rules.clone() }
     }
 
     /// Gives new classes their rows in a rule set that is compiled.
     fn extend(&mut self, number: u32, context: &Context<'_>, classes: &[u32], set: &mut Ruleset) {
         let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
-        if set.lines.len() > draft.most_lines {
+        if set.rows.len() > draft.most_lines {
             *set = self.compile_one(number, context);
             return;
         }
         let selection = self.selections.get(number);
-        let mut lines = set.lines.to_vec();
-        let rows = classes.iter().map(|class| {
+        let mut rows = Builder::of(&set.rows);
+        let places = classes.iter().map(|class| {
             let known = context.classes.get(*class);
-            (*class, draft.row_of(selection, (known, context.tables), &mut self.painter, &mut lines))
+            (*class, draft.row_of(selection, (known, context.tables), &mut self.painter, &mut rows))
         });
-        let changes: Vec<(u32, u32)> = rows.collect();
-        if lines.len() != set.lines.len() {
-            set.lines = lines.into();
-        }
-        set.cells.change(&changes);
+        let places: Vec<(u32, Places)> = places.collect();
+        set.rows = rows.finish(&set.rows);
+        set_cells(set, &places);
     }
 
     /// Gives one class its row in one copy of a rule set, which is all that knows of it.
@@ -273,12 +278,12 @@ impl Rulesets {
         set: &mut Ruleset,
     ) {
         let draft = self.drafts[number as usize].as_mut().expect("a rule set in use has a draft");
-        let rows = draft.rows.clone();
-        let mut lines = set.lines.to_vec();
-        let row = draft.row_of(self.selections.get(number), (known, tables), &mut self.painter, &mut lines);
-        draft.rows = rows;
-        set.lines = lines.into();
-        set.cells.change(&[(class, row)]);
+        let before = draft.rows.clone();
+        let mut rows = Builder::of(&set.rows);
+        let place = draft.row_of(self.selections.get(number), (known, tables), &mut self.painter, &mut rows);
+        draft.rows = before;
+        set.rows = rows.finish(&set.rows);
+        set_cells(set, &[(class, place)]);
     }
 
     /// Forgets the rule sets that nobody uses; returns the tables of named ports that they asked for.
@@ -300,15 +305,15 @@ impl Rulesets {
 
     /// Takes back the rows of classes that are no more: their numbers will be others'.
     pub(super) fn forget(&self, gone: &[(u32, Class)], sets: &mut Pages<Ruleset>) {
-        let mut touched: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+        let mut touched: HashMap<u32, Vec<u32>> = HashMap::new();
         for (class, Class { peers, ports }) in gone {
             let by_peer = peers.iter().filter_map(|peer| self.by_peer.get(*peer as usize)).flatten();
             for ruleset in by_peer.chain(self.asking.iter().filter(|_| *ports != 0)) {
-                touched.entry(*ruleset).or_default().push((*class, 0));
+                touched.entry(*ruleset).or_default().push(*class);
             }
         }
-        for (number, changes) in touched {
-            sets.edit(number).cells.change(&changes);
+        for (number, classes) in touched {
+            sets.edit(number).cells.iter_mut().for_each(|cells| cells.forget(&classes));
         }
     }
 }
@@ -319,29 +324,29 @@ impl Draft {
         self.by_peer[first..].iter().take_while(move |(known, _)| *known == peer).map(|(_, rule)| *rule)
     }
 
-    /// Returns where the row of a class begins, as [`Draft::row`] does.
+    /// Returns where the rows of a class are, as [`Draft::row`] does.
     fn row_of(
         &mut self,
         selection: &Selection,
         (class, tables): (&Class, &Interner<Vec<NamedPort>>),
         painter: &mut Painter,
-        lines: &mut Vec<Line>,
-    ) -> u32 {
+        rows: &mut Builder,
+    ) -> Places {
         let mut list: Vec<u32> = class.peers.iter().flat_map(|peer| self.rules_of(*peer)).collect();
         list.sort_unstable();
         list.dedup();
         let ports = if self.asks_peer_ports { class.ports } else { selection.ports() };
-        self.row(selection, (&list, tables.get(ports)), painter, lines)
+        self.row(selection, (&list, tables.get(ports)), painter, rows)
     }
 
-    /// Returns where the row for peers that the rules of `list` name begins, after adding it to `lines` if it is a new one.
+    /// Returns where the rows for peers that the rules of `list` name are, after adding those that are new to `rows`.
     fn row(
         &mut self,
         selection: &Selection,
         (list, named): (&[u32], &[NamedPort]),
         painter: &mut Painter,
-        lines: &mut Vec<Line>,
-    ) -> u32 {
+        rows: &mut Builder,
+    ) -> Places {
         let mut applying = Vec::with_capacity(list.len() + self.for_all.len());
         let (mut of_peers, mut for_all) = (list.iter().peekable(), self.for_all.iter().peekable());
         loop {
@@ -356,29 +361,40 @@ impl Draft {
                 (_, end) if number < end => Tier::Network,
                 _ => Tier::Baseline,
             };
-            applying.push(Applying { number, tier, rule: rule(&self.rules[number as usize], selection.direction) });
+            applying.push(Applying { number, tier, rule: rule(&self.rules.list[number as usize], selection.direction) });
         }
         // Where a NetworkPolicy applies, Baseline is not consulted.
         if selection.network.is_some() {
             applying.retain(|applying| applying.tier != Tier::Baseline);
         }
-        let begin = lines.len();
         painter.paint(&applying, selection.network.is_some(), named);
-        painter.write(lines);
-        let content = |at: u32| {
-            let at = at as usize;
-            at..at + lines[at].len()
-        };
-        let hasher = FixedState::default();
-        let new = count(begin);
-        let hash = hasher.hash_one(&lines[begin..]);
-        if let Some(known) = self.rows.find(hash, |known| lines[content(*known)] == lines[begin..]) {
-            let known = *known;
-            lines.truncate(begin);
-            return known;
-        }
-        self.rows.insert_unique(hash, new, |known| hasher.hash_one(&lines[content(*known)]));
-        new
+        let mut places = [0; PROTOCOLS];
+        painter.steps(|protocol, steps| places[protocol] = place(&mut self.rows, rows, steps));
+        places
+    }
+}
+
+/// Returns where the row of `steps` is, after adding it to `rows` if it is a new one.
+fn place(known: &mut HashTable<Place>, rows: &mut Builder, steps: &[Step]) -> Place {
+    let new = rows.push(steps);
+    let hash = |place: Place| {
+        let mut hasher = FixedState::default().build_hasher();
+        rows.hash(place, &mut hasher);
+        hasher.finish()
+    };
+    let of_new = hash(new);
+    if let Some(known) = known.find(of_new, |known| rows.is_same(*known, new)) {
+        let known = *known;
+        rows.pop(new);
+        return known;
+    }
+    known.insert_unique(of_new, new, |known| hash(*known));
+    new
+}
+
+fn set_cells(set: &mut Ruleset, places: &[(u32, Places)]) {
+    for (protocol, cells) in set.cells.iter_mut().enumerate() {
+        cells.change(&places.iter().map(|(class, places)| (*class, places[protocol])).collect::<Vec<_>>());
     }
 }
 

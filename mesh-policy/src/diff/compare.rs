@@ -7,7 +7,7 @@ use mesh_core::Verdict;
 
 use super::Options;
 use crate::reach::{Both, Deciding, Ends, Flags, Ports, Situations, Table, specials};
-use crate::set::ruleset::KEYS;
+use crate::set::rows::KEYS;
 
 /// What a set decides, as [`Decision`](super::Decision) has it, with rules by their numbers: [egress, ingress].
 pub(super) type Decided = [Option<Verdict<u32>>; 2];

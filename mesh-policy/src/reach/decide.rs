@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use mesh_core::{CrossClusterDefault, Direction, Reason, RuleId, RuleName, Verdict};
+use mesh_core::{CrossClusterDefault, Direction, Reason, RuleName, Verdict};
 
 use super::situation::{Situation, Situations};
 use super::{Ports, Table};
-use crate::set::ruleset::{KEYS, Outcome};
+use crate::set::rows::{KEYS, Outcome};
 use crate::set::side;
 use crate::{End, PolicySet};
 
@@ -74,7 +74,7 @@ pub(crate) struct Deciding<const N: usize> {
     names_rules: bool,
     /// The rules that decide somewhere.
     pub(crate) names: Table<RuleName>,
-    by_id: HashMap<(usize, RuleId), u32>,
+    by_id: HashMap<(usize, [u32; 3]), u32>,
     rows: Table<Row>,
     /// The row of a cluster's rule set (clusters may share one, and each has its own names for the rules) and a class, by set and
     /// side.
@@ -159,8 +159,8 @@ impl<const N: usize> Deciding<N> {
         }
         let mut verdicts = Vec::new();
         for step in of.set.rulesets.get(ruleset).into_iter().flat_map(|ruleset| ruleset.steps(class)) {
-            let mut name = |rule| self.name(of, x, RuleId { cluster, ruleset, rule });
-            let verdict = match step.outcome() {
+            let mut name = |rule| self.name(of, x, [ruleset, rule, cluster]);
+            let verdict = match step.outcome.outcome() {
                 Outcome::Undecided => Verdict::Allow(Reason::Default),
                 Outcome::Isolated => Verdict::Deny(Reason::Isolated),
                 Outcome::AdminAllow(rule) => Verdict::Allow(Reason::Admin(name(rule))),
@@ -179,12 +179,12 @@ impl<const N: usize> Deciding<N> {
         number
     }
 
-    fn name(&mut self, of: &Situations<'_>, x: usize, id: RuleId) -> u32 {
+    fn name(&mut self, of: &Situations<'_>, x: usize, id: [u32; 3]) -> u32 {
         if !self.names_rules {
             return 0;
         }
-        let Deciding { by_id, names, .. } = self;
-        *by_id.entry((x, id)).or_insert_with(|| names.number(of.set.rule_name(id)))
+        let (Deciding { by_id, names, .. }, [ruleset, rule, cluster]) = (self, id);
+        *by_id.entry((x, id)).or_insert_with(|| names.number(of.set.name_in(ruleset, rule, cluster)))
     }
 
     /// Returns the number of what holds between two ends where no tier decides.

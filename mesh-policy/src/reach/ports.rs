@@ -5,7 +5,7 @@ use std::fmt;
 use mesh_core::Protocol;
 use serde::{Serialize, Serializer};
 
-use crate::set::ruleset::{KEYS, key, protocol_and_port, span_of_protocol};
+use crate::set::rows::{KEYS, key, protocol_and_port, span_of_protocol};
 
 /// A set of protocols and ports.
 ///

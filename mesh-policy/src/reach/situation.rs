@@ -88,7 +88,7 @@ impl<'a> Situations<'a> {
 
     /// Returns the situation at `address`, of which `known` is known.
     pub(crate) fn of(&self, known: Known, address: IpAddr) -> Situation {
-        let ProfileEntry { class, subject } = self.set.entry(known.profile);
+        let ProfileEntry { class, subject, .. } = *self.set.entry(known.profile);
         let Subject { rulesets, cluster } = self.set.subject(subject);
         match known.end {
             End::Workload(_) => {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_core::{ClusterName, Direction, Protocol, Reason, RuleId, Verdict};
 
-use super::ruleset::{KEYS, Outcome, protocol_and_port};
+use super::rows::{KEYS, OTHERS, Outcome, protocol_and_port};
 use super::{Known, PolicySet, ProfileEntry, ProfileHandle, Subject, side};
 
 /// What rules see of an end, in numbers that mean something in one set only.
@@ -69,7 +69,7 @@ impl PolicySet {
 
     /// Returns what a profile is; `handle` must be of this set.
     pub fn profile(&self, handle: ProfileHandle) -> Profile<'_> {
-        let ProfileEntry { class, subject } = self.entry(handle);
+        let ProfileEntry { class, subject, .. } = *self.entry(handle);
         let Subject { rulesets, cluster } = self.subject(subject);
         let cluster = if subject == 0 { None } else { self.clusters.get(cluster).and_then(Option::as_ref) };
         Profile { cluster, class, rulesets }
@@ -78,17 +78,17 @@ impl PolicySet {
     /// Returns the verdicts of workloads of the profile `subject` for peers of the profile `peer`, on the side of `direction`:
     /// intervals that follow each other and leave nothing out. Both must be of this set.
     pub fn intervals(&self, subject: ProfileHandle, peer: ProfileHandle, direction: Direction) -> Vec<Interval> {
-        let (subject, peer) = (self.subject(self.entry(subject).subject), self.entry(peer));
-        let number = subject.rulesets[side(direction)];
+        let (subject, peer, own) = (self.entry(subject).subject, self.entry(peer), side(direction));
+        let number = self.subject(subject).rulesets[own];
         let row = self.rulesets.get(number).into_iter().flat_map(|ruleset| ruleset.steps(peer.class));
-        let mut steps: Vec<(u32, Outcome)> = row.map(|step| (step.start, step.outcome())).collect();
+        let mut steps: Vec<(u32, Outcome)> = row.map(|step| (step.start, step.outcome.outcome())).collect();
         if steps.is_empty() {
             steps.push((0, Outcome::Undecided));
         }
         let mut intervals = Vec::new();
         for (at, (start, outcome)) in steps.iter().enumerate() {
             let end = steps.get(at + 1).map_or(KEYS, |(start, _)| *start);
-            let verdict = verdict(*outcome, |rule| RuleId { cluster: subject.cluster, ruleset: number, rule });
+            let verdict = verdict(*outcome, |rule| RuleId { subject, rule: rule << 1 | own as u32 });
             split(*start, end, &mut |protocols, ports| intervals.push(Interval { protocols, ports, verdict }));
         }
         intervals
@@ -116,15 +116,14 @@ fn verdict(outcome: Outcome, id: impl Fn(u32) -> RuleId) -> Verdict<RuleId> {
 fn split(start: u32, end: u32, emit: &mut impl FnMut(Protocols, (u16, u16))) {
     const PORTS: u32 = 1 << 16;
     let mut at = start;
-    while at < end && at < 3 * PORTS {
+    while at < end && at < OTHERS {
         let until = end.min((at / PORTS + 1) * PORTS);
         let ((protocol, first), (_, last)) = (protocol_and_port(at), protocol_and_port(until - 1));
         emit(Protocols::One(protocol), (first, last));
         at = until;
     }
     if at < end {
-        // Rules name protocols without ports whole, so both are at an edge of one.
-        let number = |at: u32| u8::try_from(at / PORTS - 3).unwrap_or(u8::MAX);
+        let number = |at: u32| u8::try_from(at - OTHERS).unwrap_or(u8::MAX);
         emit(Protocols::Others(number(at), number(end - 1)), (0, 0));
     }
 }

@@ -5,32 +5,35 @@ use std::sync::Arc;
 /// A page has 512 entries: for a quarter of a million of them a page and the list of pages are equally long, so that neither
 /// dominates what a change copies.
 const BITS: u32 = 9;
+const PAGE: usize = 1 << BITS;
 const MASK: u32 = (1 << BITS) - 1;
 
 /// A vector whose clones share what is the same in them. Entries that were never set are the default.
 #[derive(Clone, Debug)]
-pub(crate) struct Pages<T>(Arc<Vec<Arc<[T]>>>);
+pub(crate) struct Pages<T>(Arc<[Page<T>]>);
+
+type Page<T> = Arc<[T; PAGE]>;
 
 impl<T> Default for Pages<T> {
     fn default() -> Pages<T> {
-        Pages(Arc::new(Vec::new()))
+        Pages(Arc::from([]))
     }
 }
 
 impl<T: Clone + Default> Pages<T> {
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.0.get((index >> BITS) as usize)?.get((index & MASK) as usize)
+        Some(&self.0.get((index >> BITS) as usize)?[(index & MASK) as usize])
     }
 
     /// Returns the entry for changing, after copying what a clone shares with it.
     pub(crate) fn edit(&mut self, index: u32) -> &mut T {
-        let pages = Arc::make_mut(&mut self.0);
         let page = (index >> BITS) as usize;
-        while pages.len() <= page {
-            pages.push((0..=MASK).map(|_| T::default()).collect());
+        if self.0.len() <= page {
+            let more = (self.0.len()..=page).map(|_| Arc::new(std::array::from_fn(|_| T::default())));
+            self.0 = self.0.iter().cloned().chain(more).collect();
         }
-        &mut Arc::make_mut(&mut pages[page])[(index & MASK) as usize]
+        &mut Arc::make_mut(&mut Arc::make_mut(&mut self.0)[page])[(index & MASK) as usize]
     }
 
     pub(crate) fn set(&mut self, index: u32, value: T) {
