@@ -109,8 +109,11 @@ impl Comparing {
         situations: [[crate::reach::Situation; 2]; 2],
         flags: [Flags; 2],
     ) -> usize {
-        let before = self.deciding.between(sets, 0, situations[0], flags[0]);
-        let after = self.deciding.between(sets, 1, situations[1], flags[1]);
+        let [before, after] = [0, 1].map(|x| self.deciding.means(sets, x, situations[x], flags[x]));
+        if before == after {
+            return 0;
+        }
+        let [before, after] = [before, after].map(|means| self.deciding.number(means));
         if before == after || !self.reasons && self.deciding.allowed(before) == self.deciding.allowed(after) {
             return 0;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{Cell, Grouping};
 use crate::reach::{Deciding, Ends, Flags, Situations, specials};
@@ -30,10 +30,12 @@ pub(super) fn cells(ends: &Ends<1>, sets: &[Situations<'_>; 1], grouping: &Group
             *special.entry((from, to)).or_default().entry(flags).or_default() += 1;
         }
     }
-    let mut mixing = Mixing { deciding: Deciding::new(false), and: HashMap::new(), or: HashMap::new() };
+    let with_special: HashSet<Block> = special.keys().map(|(from, _)| *from).collect();
+    let mut mixing = Mixing { deciding: Deciding::new(false), and: HashMap::default(), or: HashMap::default() };
     let mut mixed: Vec<Mixed> = vec![None; grouping.count * grouping.count];
     for (from, sources) in &blocks {
         let source = ends.classes.get(from.0);
+        let has_special = with_special.contains(from);
         for (to, destinations) in &blocks {
             let destination = ends.classes.get(to.0);
             if source.is_ipv4 != destination.is_ipv4 || !(source.is_workload() || destination.is_workload()) {
@@ -41,7 +43,7 @@ pub(super) fn cells(ends: &Ends<1>, sets: &[Situations<'_>; 1], grouping: &Group
             }
             let situations = [source.situations[0], destination.situations[0]];
             let cell = &mut mixed[from.1 * grouping.count + to.1];
-            let of_pair = special.get(&(*from, *to));
+            let of_pair = if has_special { special.get(&(*from, *to)) } else { None };
             let exceptions: u64 = of_pair.into_iter().flat_map(BTreeMap::values).sum();
             if sources * destinations > exceptions {
                 let both = mixing.deciding.between(sets, 0, situations, Flags::default());
@@ -57,11 +59,14 @@ pub(super) fn cells(ends: &Ends<1>, sets: &[Situations<'_>; 1], grouping: &Group
     mixed.into_iter().map(|mixed| mixed.map(|(every, some)| Cell { every: ports(every), some: ports(some) })).collect()
 }
 
+/// The number of two sets of ports put together.
+type Known = HashMap<(u32, u32), u32, foldhash::fast::RandomState>;
+
 /// Puts what pairs may together, each two sets of ports once.
 struct Mixing {
     deciding: Deciding<1>,
-    and: HashMap<(u32, u32), u32>,
-    or: HashMap<(u32, u32), u32>,
+    and: Known,
+    or: Known,
 }
 
 impl Mixing {
@@ -72,7 +77,7 @@ impl Mixing {
             return;
         };
         let ports = &mut self.deciding.ports;
-        let mut combined = |known: &mut HashMap<(u32, u32), u32>, one: u32, is_and: bool| {
+        let mut combined = |known: &mut Known, one: u32, is_and: bool| {
             if one == more {
                 return one;
             }

@@ -46,9 +46,9 @@ impl Flags {
     }
 }
 
-/// Everything that two situations can mean for a connection, in numbers.
+/// Everything that two situations can mean for a connection, in numbers which are the same for all sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Means {
+pub(crate) struct Means {
     /// The rows of [egress, ingress].
     rows: [u32; 2],
     /// What holds where no tier decides: a number in `defaults`.
@@ -63,8 +63,29 @@ enum Otherwise {
     Between(Ports),
 }
 
-/// Numbers of rows, by cluster, rule set and class.
-type RowNumbers = HashMap<(u32, u32, u32), u32, foldhash::fast::RandomState>;
+/// Numbers of rows by rule set, then by cluster, of which few share a rule set, and by class: every pair of classes asks for two.
+type RowNumbers = Vec<Vec<(u32, Vec<u32>)>>;
+
+/// A row that has not been asked for.
+const UNKNOWN: u32 = u32::MAX;
+
+/// Returns the place of a row's number.
+fn place(numbers: &mut RowNumbers, (cluster, ruleset, class): (u32, u32, u32)) -> &mut u32 {
+    let (ruleset, class) = (ruleset as usize, class as usize);
+    if numbers.len() <= ruleset {
+        numbers.resize_with(ruleset + 1, Vec::new);
+    }
+    let clusters = &mut numbers[ruleset];
+    let at = clusters.iter().position(|(known, _)| *known == cluster).unwrap_or_else(|| {
+        clusters.push((cluster, Vec::new()));
+        clusters.len() - 1
+    });
+    let classes = &mut clusters[at].1;
+    if classes.len() <= class {
+        classes.resize((class + 1).next_power_of_two(), UNKNOWN);
+    }
+    &mut classes[class]
+}
 
 /// Decides between situations, everything once.
 ///
@@ -76,11 +97,13 @@ pub(crate) struct Deciding<const N: usize> {
     pub(crate) names: Table<RuleName>,
     by_id: HashMap<(usize, [u32; 3]), u32>,
     rows: Table<Row>,
+    /// The row of what is no workload.
+    not_policed: u32,
     /// The row of a cluster's rule set (clusters may share one, and each has its own names for the rules) and a class, by set and
     /// side.
     by_ruleset: [[RowNumbers; 2]; N],
     defaults: Table<Otherwise>,
-    by_offer: [HashMap<(u32, u32), u32>; N],
+    by_offer: [HashMap<(u32, u32), u32, foldhash::fast::RandomState>; N],
     means: HashMap<Means, u32, foldhash::fast::RandomState>,
     both: Table<Both>,
     /// The ports that both sides allow, for each of `both`.
@@ -93,14 +116,17 @@ impl<const N: usize> Deciding<N> {
     pub(crate) fn new(names_rules: bool) -> Deciding<N> {
         let mut defaults = Table::default();
         defaults.number(Otherwise::Inside);
+        let mut rows = Table::default();
+        let not_policed = rows.number(Box::from([(0, Verdict::Allow(Reason::NotPoliced))]));
         Deciding {
             names_rules,
             names: Table::default(),
             by_id: HashMap::new(),
-            rows: Table::default(),
+            rows,
+            not_policed,
             by_ruleset: std::array::from_fn(|_| Default::default()),
             defaults,
-            by_offer: std::array::from_fn(|_| HashMap::new()),
+            by_offer: std::array::from_fn(|_| HashMap::default()),
             means: HashMap::default(),
             both: Table::default(),
             allowed: Vec::new(),
@@ -110,16 +136,26 @@ impl<const N: usize> Deciding<N> {
 
     /// Returns the number of what both sides say between two ends in set number `x`.
     pub(crate) fn between(&mut self, sets: &[Situations<'_>; N], x: usize, ends: [Situation; 2], flags: Flags) -> u32 {
+        let means = self.means(sets, x, ends, flags);
+        self.number(means)
+    }
+
+    /// Returns what two ends mean in set number `x`; what is equal is decided alike.
+    pub(crate) fn means(&mut self, sets: &[Situations<'_>; N], x: usize, ends: [Situation; 2], flags: Flags) -> Means {
         let [source, destination] = ends;
-        let means = if source == Situation::Pending || destination == Situation::Pending {
-            self.everywhere(Verdict::Deny(Reason::IdentityPending))
-        } else if flags.is_same {
-            self.everywhere(Verdict::Allow(Reason::OwnAddress))
-        } else {
-            let egress = self.row(&sets[x], x, (source, destination), Direction::Egress);
-            let ingress = self.row(&sets[x], x, (destination, source), Direction::Ingress);
-            Means { rows: [egress, ingress], default: self.default(&sets[x], x, ends), own_node: flags.own_node }
-        };
+        if source == Situation::Pending || destination == Situation::Pending {
+            return self.everywhere(Verdict::Deny(Reason::IdentityPending));
+        }
+        if flags.is_same {
+            return self.everywhere(Verdict::Allow(Reason::OwnAddress));
+        }
+        let egress = self.row(&sets[x], x, (source, destination), Direction::Egress);
+        let ingress = self.row(&sets[x], x, (destination, source), Direction::Ingress);
+        Means { rows: [egress, ingress], default: self.default(&sets[x], x, ends), own_node: flags.own_node }
+    }
+
+    /// Returns the number of what both sides say.
+    pub(crate) fn number(&mut self, means: Means) -> u32 {
         if let Some(known) = self.means.get(&means) {
             return *known;
         }
@@ -150,12 +186,13 @@ impl<const N: usize> Deciding<N> {
 
     fn row(&mut self, of: &Situations<'_>, x: usize, (own, peer): (Situation, Situation), direction: Direction) -> u32 {
         let (Situation::Workload { rulesets, cluster, .. }, Some(class)) = (own, peer.class()) else {
-            return self.rows.number(Box::from([(0, Verdict::Allow(Reason::NotPoliced))]));
+            return self.not_policed;
         };
         let ruleset = rulesets[side(direction)];
         let key = (if self.names_rules { cluster } else { 0 }, ruleset, class);
-        if let Some(known) = self.by_ruleset[x][side(direction)].get(&key) {
-            return *known;
+        let known = *place(&mut self.by_ruleset[x][side(direction)], key);
+        if known != UNKNOWN {
+            return known;
         }
         let mut verdicts = Vec::new();
         for step in of.set.rulesets.get(ruleset).into_iter().flat_map(|ruleset| ruleset.steps(class)) {
@@ -175,7 +212,7 @@ impl<const N: usize> Deciding<N> {
             verdicts.push((0, Verdict::Allow(Reason::Default)));
         }
         let number = self.rows.number(verdicts.into());
-        self.by_ruleset[x][side(direction)].insert(key, number);
+        *place(&mut self.by_ruleset[x][side(direction)], key) = number;
         number
     }
 
