@@ -40,6 +40,15 @@ impl Packets {
         self.ends.iter().map(move |end| &self.bytes[std::mem::replace(&mut start, *end)..*end])
     }
 
+    /// Returns the packet at a place.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn get(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+
     /// Adds a copy of `packet`.
     pub fn push(&mut self, packet: &[u8]) {
         self.spare(packet.len())[..packet.len()].copy_from_slice(packet);

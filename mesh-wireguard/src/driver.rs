@@ -191,22 +191,11 @@ impl<S: Session> Worker<S> {
     /// Handles a batch from the TUN; `false` when the device is gone.
     fn handle_tun(&mut self) -> bool {
         self.packets.clear();
-        while self.packets.len() < BATCH {
-            // A packet is never longer than the device's MTU; one byte more would show the contrary.
-            match self.tun.read(&mut self.packets.spare(self.mtu + 1)[..=self.mtu]) {
-                Ok(len) => self.packets.commit(len),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return false,
-                Err(_) => {
-                    self.io.tun_errors += 1;
-                    break;
-                }
-            }
-        }
+        let received = self.tun.receive(&mut self.packets, BATCH, self.mtu);
+        self.io.tun_errors += received.errors;
         self.engine.handle_tun(&self.packets, self.now(), &mut self.out);
         self.flush();
-        true
+        !received.gone
     }
 
     fn handle_udp(&mut self, socket: std::os::fd::RawFd) {
@@ -220,11 +209,7 @@ impl<S: Session> Worker<S> {
     /// Carries out what the engine wants.
     fn flush(&mut self) {
         self.io.send_errors += self.udp.send(&self.out.datagrams);
-        for packet in self.out.packets.iter() {
-            if self.tun.write(packet).is_err() {
-                self.io.tun_errors += 1;
-            }
-        }
+        self.io.tun_errors += self.tun.send(&self.out.packets);
         self.out.clear();
     }
 

@@ -57,6 +57,7 @@ mod key;
 pub mod message;
 mod netlink;
 mod nft;
+pub mod offload;
 mod services;
 pub mod session;
 mod stats;

@@ -18,12 +18,14 @@ pub(crate) struct Udp {
     v4: Socket,
     v6: Option<Socket>,
     receiver: sys::Receiver,
+    /// Datagrams of one length to one peer are sent together.
+    in_runs: bool,
 }
 
 impl Udp {
-    /// Binds `port` (0: one that is free) of all addresses, in the calling thread's network namespace; received datagrams are
-    /// at most `longest` bytes. `mark` is for the node's own routing rules.
-    pub(crate) fn bind(port: u16, longest: usize, mark: Option<u32>) -> io::Result<Udp> {
+    /// Binds `port` (0: one that is free) of all addresses, in the calling thread's network namespace. `mark` is for the node's
+    /// own routing rules.
+    pub(crate) fn bind(port: u16, mark: Option<u32>) -> io::Result<Udp> {
         let v4 = socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), mark)?;
         let port = v4.local_addr()?.as_socket().map_or(port, |address| address.port());
         let v6 = match socket(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), mark) {
@@ -31,7 +33,7 @@ impl Udp {
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
             Err(error) => return Err(error),
         };
-        Ok(Udp { v4, v6, receiver: sys::Receiver::new(longest) })
+        Ok(Udp { v4, v6, receiver: sys::Receiver::new(), in_runs: true })
     }
 
     /// Returns the port.
@@ -50,11 +52,11 @@ impl Udp {
     }
 
     /// Sends datagrams; returns how many the kernel did not take. One that fails does not stop the others.
-    pub(crate) fn send(&self, datagrams: &Datagrams) -> u64 {
+    pub(crate) fn send(&mut self, datagrams: &Datagrams) -> u64 {
         let of = |ipv4: bool| move |(address, _): &(SocketAddr, &[u8])| address.is_ipv4() == ipv4;
-        let mut lost = sys::send(self.v4.as_raw_fd(), &mut datagrams.iter().filter(of(true)));
+        let mut lost = sys::send(self.v4.as_raw_fd(), datagrams.iter().filter(of(true)), &mut self.in_runs);
         match &self.v6 {
-            Some(v6) => lost += sys::send(v6.as_raw_fd(), &mut datagrams.iter().filter(of(false))),
+            Some(v6) => lost += sys::send(v6.as_raw_fd(), datagrams.iter().filter(of(false)), &mut self.in_runs),
             None => lost += datagrams.iter().filter(of(false)).count() as u64,
         }
         lost
@@ -71,6 +73,8 @@ fn socket(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     sys::allow_fragments(&socket, address.is_ipv4())?;
+    // Without it they come one by one.
+    let _ = sys::collect_datagrams(&socket);
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }

@@ -12,7 +12,6 @@ use crate::NodeKey;
 use crate::driver::{Driver, Ended, StatsHandle};
 use crate::engine::Engine;
 use crate::guard;
-use crate::message::DATA_OVERHEAD;
 use crate::netlink::NetlinkError;
 use crate::netlink::route::{Route, Routing};
 use crate::services::{Ruleset, ServiceRules, ServicesError};
@@ -99,11 +98,11 @@ impl UserTunnel {
     pub fn start(config: UserTunnelConfig) -> Result<UserTunnel, StartError> {
         let mut routing = Routing::open()?;
         let rules = ServiceRules::open()?;
-        let longest = usize::from(config.mtu) + DATA_OVERHEAD + 1;
-        let udp = Udp::bind(config.port, longest.max(2048), config.mark);
+        let udp = Udp::bind(config.port, config.mark);
         let udp = udp.map_err(|source| StartError::Udp { port: config.port, source })?;
         let port = udp.port().map_err(|source| StartError::Udp { port: config.port, source })?;
         let tun = Tun::open(&config.device)?;
+        let offload = tun.is_offloading();
         sysctl::prepare(&config.device);
         let gone = || TunError::Failed { name: config.device.clone(), source: io::ErrorKind::NotFound.into() };
         let index = routing.link(&config.device)?.ok_or_else(gone)?;
@@ -112,7 +111,7 @@ impl UserTunnel {
         guard::install_rules(&mut routing, &guard::rules(&config.device, config.table, []))?;
         let engine = Engine::<BoringSession>::new(BoringKey::new(config.key.clone()));
         let driver = Driver::start(engine, tun, udp, config.mtu).map_err(StartError::Thread)?;
-        tracing::info!(device = config.device, port, key = %config.key.public(), "user tunnel started");
+        tracing::info!(device = config.device, port, offload, key = %config.key.public(), "user tunnel started");
         Ok(UserTunnel {
             config,
             port,
