@@ -71,9 +71,7 @@ impl Tun {
     /// Makes the device, in the calling thread's network namespace: with offload where the kernel has it. It is down and has no
     /// address yet.
     pub fn open(name: &str) -> Result<Tun, TunError> {
-        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
-            return Err(TunError::Name(name.into()));
-        }
+        check(name)?;
         match sys::open_offloading_tun(name) {
             Ok(file) => {
                 let offloading =
@@ -90,6 +88,7 @@ impl Tun {
 
     /// Makes the device without offload.
     pub fn open_plain(name: &str) -> Result<Tun, TunError> {
+        check(name)?;
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::Missing,
             Some(libc::EPERM | libc::EACCES) => TunError::Permission(name.into()),
@@ -160,6 +159,10 @@ impl Offloading {
     }
 }
 
+fn check(name: &str) -> Result<(), TunError> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ { Err(TunError::Name(name.into())) } else { Ok(()) }
+}
+
 impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
         match &self.device {
@@ -177,6 +180,7 @@ mod tests {
     fn names_that_linux_does_not_allow_are_refused_before_the_kernel_is_asked() {
         for name in ["", "sixteen-letters-", "a-much-too-long-device-name"] {
             assert!(matches!(Tun::open(name), Err(TunError::Name(_))), "{name}");
+            assert!(matches!(Tun::open_plain(name), Err(TunError::Name(_))), "{name}");
         }
     }
 }

@@ -41,12 +41,22 @@ pub struct UserTunnelConfig {
     pub table: u32,
     /// The mark of the tunnel's own datagrams, for the node's routing rules.
     pub mark: Option<u32>,
+    /// Super-packets and unfinished checksums at the device, where the kernel has them; several times the rate.
+    pub offload: bool,
 }
 
 impl UserTunnelConfig {
     /// Returns the usual configuration of a node with this key.
     pub fn new(key: NodeKey) -> UserTunnelConfig {
-        UserTunnelConfig { device: crate::DEVICE.into(), mtu: 1420, port: 51820, key, table: crate::TABLE, mark: None }
+        UserTunnelConfig {
+            device: crate::DEVICE.into(),
+            mtu: 1420,
+            port: 51820,
+            key,
+            table: crate::TABLE,
+            mark: None,
+            offload: true,
+        }
     }
 }
 
@@ -101,7 +111,7 @@ impl UserTunnel {
         let udp = Udp::bind(config.port, config.mark);
         let udp = udp.map_err(|source| StartError::Udp { port: config.port, source })?;
         let port = udp.port().map_err(|source| StartError::Udp { port: config.port, source })?;
-        let tun = Tun::open(&config.device)?;
+        let tun = if config.offload { Tun::open(&config.device)? } else { Tun::open_plain(&config.device)? };
         let offload = tun.is_offloading();
         sysctl::prepare(&config.device);
         let gone = || TunError::Failed { name: config.device.clone(), source: io::ErrorKind::NotFound.into() };

@@ -12,7 +12,7 @@ use mesh_core::Prefix;
 use mesh_dataplane::{Local, Op, Scope, Tunnel};
 use mesh_wireguard::{Guard, ServiceRules, UserTunnel, UserTunnelConfig};
 use netns::{Netns, eventually, possible};
-use node::{Node, apply, echo, introduce, reaches, service, services, tcp, udp};
+use node::{Node, apply, echo, introduce, reaches, service, services, tcp, udp, udp_of};
 
 fn pair() -> (Node, Node) {
     let nodes = (Node::new(1), Node::new(2));
@@ -56,6 +56,34 @@ fn carries_both_families_over_ipv4() {
 #[test]
 fn carries_both_families_over_ipv6() {
     carries_everything_over("[2001:db8::1]:51820", "[2001:db8::2]:51820");
+}
+
+/// Megabytes each way at once: segments are merged, split and merged again on their way.
+#[test]
+fn bulk_data_arrives_whole_between_devices_with_and_without_offload() {
+    if !possible(&["ip"]) {
+        return;
+    }
+    for offload in [[true, true], [true, false], [false, true], [false, false]] {
+        let (mut a, mut b) = pair();
+        [a.offload, b.offload] = offload;
+        let (client, server) = (a.pod(5), b.pod(6));
+        echo(&server.netns, 7000, "s");
+        let (mut tunnel_a, mut tunnel_b) = (a.start(), b.start());
+        introduce(&mut tunnel_a, &b, endpoint("192.0.2.2:51820"));
+        introduce(&mut tunnel_b, &a, endpoint("192.0.2.1:51820"));
+        reaches(&client.netns, &server.addresses, 7000);
+        for address in server.addresses {
+            assert_eq!(tcp(&client.netns, address, 7000, 16 << 20).unwrap(), "s", "{offload:?}");
+            udp_of(&client.netns, address, 7000, &[0, 1, 63, 64, 1000, 1372, 1391, 1392, 1399]).unwrap();
+        }
+        for tunnel in [&tunnel_a, &tunnel_b] {
+            let stats = tunnel.stats().unwrap();
+            // A handshake may have come before its sender was known.
+            let refused = stats.engine.refused;
+            assert_eq!((stats.io.tun_errors, refused.total() - refused.no_session), (0, 0), "{offload:?}: {stats:?}");
+        }
+    }
 }
 
 #[test]

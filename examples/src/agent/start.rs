@@ -131,6 +131,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         key,
         table: TABLE,
         mark: None,
+        offload: true,
     })?;
     let zone_config = ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
     let (zone, zones) = watch::channel(Arc::new(Zone::build(&state, &config.node.cluster, &zone_config)));

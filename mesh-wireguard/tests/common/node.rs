@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) netns: Netns,
     pub(crate) key: NodeKey,
     pub(crate) scope: Scope,
+    /// The device takes and gives super-packets.
+    pub(crate) offload: bool,
 }
 
 impl Node {
@@ -35,7 +37,7 @@ impl Node {
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             netns.sysctl(setting, "1");
         }
-        Node { number, netns, key: NodeKey::from_bytes([number; 32]), scope: Scope::Cluster }
+        Node { number, netns, key: NodeKey::from_bytes([number; 32]), scope: Scope::Cluster, offload: true }
     }
 
     /// Connects the underlays of two nodes.
@@ -64,7 +66,7 @@ impl Node {
     }
 
     pub(crate) fn start_at(&self, port: u16) -> UserTunnel {
-        let config = UserTunnelConfig { port, ..UserTunnelConfig::new(self.key.clone()) };
+        let config = UserTunnelConfig { port, offload: self.offload, ..UserTunnelConfig::new(self.key.clone()) };
         let mut tunnel = self.netns.run(move || UserTunnel::start(config)).expect("the tunnel starts");
         let local = Local { node: self.id(), prefixes: self.prefixes().into(), overlay: self.overlay(), scope: self.scope };
         apply(&mut tunnel, &[Op::SetPolicy(allow_all()), Op::SetGuarded(self.guarded()), Op::SetLocal(local)]);
@@ -123,7 +125,7 @@ pub(crate) fn introduce_key(tunnel: &mut UserTunnel, node: &Node, endpoint: Opti
 /// A service with TCP and UDP on `port`.
 pub(crate) fn service(address: &str, port: u16, ready: &[(IpAddr, u16)]) -> [(Frontend, Backends); 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| {
-        let backends = Backends { affinity: SessionAffinity::None, ready: ready.to_vec() };
+        let backends = Backends::alike(SessionAffinity::None, ready);
         (Frontend { address: address.parse().unwrap(), protocol, port }, backends)
     })
 }
@@ -205,6 +207,24 @@ pub(crate) fn udp(netns: &Netns, address: IpAddr, port: u16) -> std::io::Result<
         let mut buffer = [0; 64];
         let len = socket.recv(&mut buffer)?;
         Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
+    })
+}
+
+/// Sends a datagram of each length to an echo and compares what comes back; those longer than the MTU travel in fragments.
+pub(crate) fn udp_of(netns: &Netns, address: IpAddr, port: u16, lengths: &'static [usize]) -> std::io::Result<()> {
+    netns.run(move || {
+        let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(SocketAddr::new(address, port))?;
+        for len in lengths {
+            let data: Vec<u8> = (0..*len).map(|at| (at % 239) as u8).collect();
+            socket.send(&data)?;
+            let mut back = vec![0; len + 1];
+            let got = socket.recv(&mut back)?;
+            assert_eq!((got, &back[1..]), (len + 1, &data[..]), "a datagram of {len} bytes");
+        }
+        Ok(())
     })
 }
 
