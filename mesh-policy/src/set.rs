@@ -85,7 +85,7 @@ pub struct PolicySet {
     pub(crate) profiles: Pages<ProfileEntry>,
     pub(crate) subjects: Pages<Subject>,
     /// By profile and direction: each used by many profiles.
-    pub(crate) rulesets: Pages<Ruleset>,
+    pub(crate) rulesets: Pages<Ruleset, RULESETS>,
     pub(crate) workloads: Pages<Option<Arc<WorkloadEntry>>>,
     pub(crate) identities: Pages<Option<IdentityName>>,
     pub(crate) clusters: Pages<Option<ClusterName>>,
@@ -170,6 +170,9 @@ struct Packed {
 }
 
 const HANDLE_BITS: u32 = 29;
+
+/// The rule sets of a page: they are large, and a change of one copies its page.
+pub(crate) const RULESETS: usize = 64;
 
 impl Packed {
     fn new(known: Known) -> Packed {

@@ -12,6 +12,7 @@ use super::rows::{Applying, Painter, Tier};
 use super::split::Splitter;
 use crate::book::{Book, Policy, Rule, Source};
 use crate::peers::Who;
+use crate::set::RULESETS;
 use crate::set::rows::{Builder, PROTOCOLS, Place, Rows, Step};
 use crate::set::ruleset::{Cells, RuleRef, Rules, Ruleset};
 use crate::store::{Interner, Pages};
@@ -192,7 +193,7 @@ impl Rulesets {
     }
 
     /// Compiles the rule sets that are new, and tells the others of the classes that are.
-    pub(super) fn compile(&mut self, context: &Context<'_>, fresh_classes: &[u32], sets: &mut Pages<Ruleset>) {
+    pub(super) fn compile(&mut self, context: &Context<'_>, fresh_classes: &[u32], sets: &mut Pages<Ruleset, RULESETS>) {
         let fresh = std::mem::take(&mut self.fresh);
         let mut touched: HashMap<u32, Vec<u32>> = HashMap::new();
         let mut is_fresh = vec![false; self.drafts.len()];
@@ -248,7 +249,7 @@ impl Rulesets {
         let rows = built.finish(&Rows::default());
         draft.most_lines = rows.len() * 4 + 1_024;
         let cells = std::array::from_fn(|protocol| Cells::new(&cells[protocol], usual[protocol]));
-        Ruleset { cells, rows, rules: draft.rules.clone() }
+        Ruleset { cells, rows, rules: Some(draft.rules.clone()) }
     }
 
     /// Gives new classes their rows in a rule set that is compiled.
@@ -287,7 +288,7 @@ impl Rulesets {
     }
 
     /// Forgets the rule sets that nobody uses; returns the tables of named ports that they asked for.
-    pub(super) fn collect(&mut self, sets: &mut Pages<Ruleset>) -> Vec<u32> {
+    pub(super) fn collect(&mut self, sets: &mut Pages<Ruleset, RULESETS>) -> Vec<u32> {
         let mut tables = Vec::new();
         for (number, selection) in self.selections.collect(0) {
             if let Some(draft) = self.drafts[number as usize].take() {
@@ -304,7 +305,7 @@ impl Rulesets {
     }
 
     /// Takes back the rows of classes that are no more: their numbers will be others'.
-    pub(super) fn forget(&self, gone: &[(u32, Class)], sets: &mut Pages<Ruleset>) {
+    pub(super) fn forget(&self, gone: &[(u32, Class)], sets: &mut Pages<Ruleset, RULESETS>) {
         let mut touched: HashMap<u32, Vec<u32>> = HashMap::new();
         for (class, Class { peers, ports }) in gone {
             let by_peer = peers.iter().filter_map(|peer| self.by_peer.get(*peer as usize)).flatten();

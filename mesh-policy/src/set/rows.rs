@@ -182,7 +182,7 @@ impl Line {
 pub(crate) struct Rows {
     lines: Arc<[Line]>,
     /// Rows that two lines do not hold: the number of the steps as the start of a first one, then the steps.
-    steps: Arc<Vec<Step>>,
+    steps: Option<Arc<Vec<Step>>>,
 }
 
 impl Rows {
@@ -200,7 +200,7 @@ impl Rows {
 
     #[cold]
     fn long_outcome(&self, place: Place, port: u16) -> Packed {
-        let steps = long(&self.steps, place);
+        let steps = long(self.long_steps(), place);
         let after = steps.partition_point(|step| step.start <= u32::from(port));
         after.checked_sub(1).map_or(Packed::UNDECIDED, |at| steps[at].outcome)
     }
@@ -208,7 +208,7 @@ impl Rows {
     /// Returns the steps of the row at `place` by their ports, the first of which is 0; none where there is no row.
     pub(crate) fn steps(&self, place: Place) -> Vec<Step> {
         if place & 3 == LONG {
-            return long(&self.steps, place).to_vec();
+            return long(self.long_steps(), place).to_vec();
         }
         let all = lines(&self.lines, place).iter().flat_map(|line| line.starts.iter().zip(&line.outcomes));
         let start = |number: usize, start: u16| if number == 0 { 0 } else { u32::from(start) };
@@ -224,7 +224,11 @@ impl Rows {
 
     /// Returns how much there is, in lines.
     pub(crate) fn len(&self) -> usize {
-        self.lines.len() + self.steps.len() / (LINE / 2)
+        self.lines.len() + self.long_steps().len() / (LINE / 2)
+    }
+
+    fn long_steps(&self) -> &[Step] {
+        self.steps.as_ref().map_or(&[], |steps| steps)
     }
 }
 
@@ -254,7 +258,7 @@ pub(crate) struct Builder {
 impl Builder {
     /// Begins with the rows that are there.
     pub(crate) fn of(rows: &Rows) -> Builder {
-        Builder { lines: rows.lines.to_vec(), steps: rows.steps.as_ref().clone() }
+        Builder { lines: rows.lines.to_vec(), steps: rows.long_steps().to_vec() }
     }
 
     /// Returns the rows, sharing with `before` what did not grow.
@@ -262,7 +266,7 @@ impl Builder {
         let Builder { lines, steps } = self;
         Rows {
             lines: if lines.len() == before.lines.len() { before.lines.clone() } else { lines.into() },
-            steps: if steps.len() == before.steps.len() { before.steps.clone() } else { Arc::new(steps) },
+            steps: if steps.len() == before.long_steps().len() { before.steps.clone() } else { Some(Arc::new(steps)) },
         }
     }
 

@@ -31,7 +31,7 @@ const EMPTY: u64 = u64::MAX;
 
 impl Default for Cells {
     fn default() -> Cells {
-        Cells::Sparse(Arc::from([]), 0)
+        Cells::Sparse(Arc::default(), 0)
     }
 }
 
@@ -153,7 +153,8 @@ fn scatter(class: u32) -> usize {
 #[repr(C, align(64))]
 pub(crate) struct Ruleset {
     pub(crate) rows: Rows,
-    pub(crate) rules: Arc<Rules>,
+    /// None where there are no rows.
+    pub(crate) rules: Option<Arc<Rules>>,
     /// By protocol.
     pub(crate) cells: [Cells; PROTOCOLS],
 }
@@ -186,8 +187,9 @@ impl Ruleset {
 
     /// Returns the name of the rule of that number, as `cluster` decides by it.
     pub(crate) fn name(&self, rule: u32, cluster: &ClusterName) -> RuleName {
-        let direction = if self.rules.is_egress { Direction::Egress } else { Direction::Ingress };
-        let RuleRef { policy, at } = &self.rules.list[rule as usize];
+        let rules = self.rules.as_ref().expect("a verdict's rule set has rules");
+        let direction = if rules.is_egress { Direction::Egress } else { Direction::Ingress };
+        let RuleRef { policy, at } = &rules.list[rule as usize];
         policy.rule_name(cluster, direction, *at)
     }
 }

@@ -2,38 +2,41 @@
 
 use std::sync::Arc;
 
-/// A page has 512 entries: for a quarter of a million of them a page and the list of pages are equally long, so that neither
-/// dominates what a change copies.
-const BITS: u32 = 9;
-const PAGE: usize = 1 << BITS;
-const MASK: u32 = (1 << BITS) - 1;
-
 /// A vector whose clones share what is the same in them. Entries that were never set are the default.
+///
+/// A page has `N` entries, a power of two. With 512, for a quarter of a million entries a page and the list of pages are equally
+/// long, so that neither dominates what a change copies; large entries want smaller pages.
 #[derive(Clone, Debug)]
-pub(crate) struct Pages<T>(Arc<[Page<T>]>);
+pub(crate) struct Pages<T, const N: usize = 512>(Arc<[Arc<[T; N]>]>);
 
-type Page<T> = Arc<[T; PAGE]>;
-
-impl<T> Default for Pages<T> {
-    fn default() -> Pages<T> {
-        Pages(Arc::from([]))
+impl<T, const N: usize> Default for Pages<T, N> {
+    fn default() -> Pages<T, N> {
+        Pages(Arc::default())
     }
 }
 
-impl<T: Clone + Default> Pages<T> {
+impl<T: Clone + Default, const N: usize> Pages<T, N> {
+    /// The number of the page, and the place in it.
+    #[inline]
+    fn place(index: u32) -> (usize, usize) {
+        const { assert!(N.is_power_of_two()) };
+        (index as usize / N, index as usize % N)
+    }
+
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        Some(&self.0.get((index >> BITS) as usize)?[(index & MASK) as usize])
+        let (page, at) = Pages::<T, N>::place(index);
+        Some(&self.0.get(page)?[at])
     }
 
     /// Returns the entry for changing, after copying what a clone shares with it.
     pub(crate) fn edit(&mut self, index: u32) -> &mut T {
-        let page = (index >> BITS) as usize;
+        let (page, at) = Pages::<T, N>::place(index);
         if self.0.len() <= page {
             let more = (self.0.len()..=page).map(|_| Arc::new(std::array::from_fn(|_| T::default())));
             self.0 = self.0.iter().cloned().chain(more).collect();
         }
-        &mut Arc::make_mut(&mut Arc::make_mut(&mut self.0)[page])[(index & MASK) as usize]
+        &mut Arc::make_mut(&mut Arc::make_mut(&mut self.0)[page])[at]
     }
 
     pub(crate) fn set(&mut self, index: u32, value: T) {
@@ -52,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_clone_keeps_what_it_had_and_shares_the_rest() {
-        let mut pages = Pages::default();
+        let mut pages: Pages<u32> = Pages::default();
         for index in 0..2_000 {
             pages.set(index, index + 1);
         }

@@ -283,7 +283,7 @@ fn exporting() -> impl Strategy<Value = Resource> {
             kind,
             ports,
             affinity,
-            traffic: mesh_core::Traffic::default(),
+            traffic: Traffic::default(),
             publish_not_ready: false,
             endpoints,
         })
@@ -298,7 +298,7 @@ fn exporting() -> impl Strategy<Value = Resource> {
             addresses,
             ports,
             affinity,
-            traffic: mesh_core::Traffic::default(),
+            traffic: Traffic::default(),
             publish_not_ready: false,
             external_name: None,
         })

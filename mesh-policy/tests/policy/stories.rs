@@ -171,7 +171,7 @@ fn export(fleet: &mut Fleet, port: Option<u16>) {
         kind: ServiceKind::ClusterIp,
         ports: vec![ServicePort { name, protocol: Protocol::Tcp, port: 3306, app_protocol: None }],
         affinity: SessionAffinity::None,
-        traffic: mesh_core::Traffic::default(),
+        traffic: Traffic::default(),
         publish_not_ready: false,
         endpoints: vec![endpoint],
     }));
