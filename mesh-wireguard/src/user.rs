@@ -23,8 +23,11 @@ use crate::udp::Udp;
 mod routes;
 mod sysctl;
 
-/// Packets that wait for the tunnel: the kernel's usual length for a TUN. A shorter queue trades rate for delay.
+/// Packets that wait for the tunnel: the kernel's usual length for a TUN.
 const QUEUE: u32 = 500;
+/// The same where they are super-packets of up to 64 KiB. A long queue is delay and no rate: under four streams a ping takes 13 ms
+/// with 500, and 3 ms with 32, for a twentieth of the rate; much shorter ones lose bursts of small packets.
+const SUPER_QUEUE: u32 = 40;
 
 /// What a user tunnel is started with.
 #[derive(Clone, Debug)]
@@ -116,7 +119,7 @@ impl UserTunnel {
         sysctl::prepare(&config.device);
         let gone = || TunError::Failed { name: config.device.clone(), source: io::ErrorKind::NotFound.into() };
         let index = routing.link(&config.device)?.ok_or_else(gone)?;
-        routing.bring_up(index, u32::from(config.mtu), QUEUE)?;
+        routing.bring_up(index, u32::from(config.mtu), if offload { SUPER_QUEUE } else { QUEUE })?;
         let guarded = routes::guarded(&routing.routes(config.table)?);
         guard::install_rules(&mut routing, &guard::rules(&config.device, config.table, []))?;
         let engine = Engine::<BoringSession>::new(BoringKey::new(config.key.clone()));
