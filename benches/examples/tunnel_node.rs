@@ -1,4 +1,4 @@
-//! One end of a user tunnel for `tunnel/bench.sh`: one address here, one there, and a policy of 1,000 rules between them.
+//! One end of a user tunnel for `benches/throughput`: one address here, one there, and a policy of 1,000 rules between them.
 //!
 //!     tunnel_node NUMBER MTU OWN_ADDRESS OTHER_ADDRESS OTHER_ENDPOINT
 //!
