@@ -123,7 +123,7 @@ pub(crate) fn introduce_key(tunnel: &mut UserTunnel, node: &Node, endpoint: Opti
 /// A service with TCP and UDP on `port`.
 pub(crate) fn service(address: &str, port: u16, ready: &[(IpAddr, u16)]) -> [(Frontend, Backends); 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| {
-        let backends = Backends { affinity: SessionAffinity::None, ready: ready.to_vec() };
+        let backends = Backends::alike(SessionAffinity::None, ready);
         (Frontend { address: address.parse().unwrap(), protocol, port }, backends)
     })
 }
