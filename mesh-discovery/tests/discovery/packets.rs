@@ -126,7 +126,12 @@ pub(crate) fn response(asked: &[u8], rcode: Rcode, says: &[Says<'_>]) -> Vec<u8>
         }
     }
     let mut builder = builder.additional();
-    builder.opt(|opt| Ok(opt.set_udp_payload_size(1400))).expect("room");
+    builder
+        .opt(|opt| {
+            opt.set_udp_payload_size(1400);
+            Ok(())
+        })
+        .expect("room");
     builder.finish()
 }
 
@@ -147,9 +152,10 @@ pub(crate) fn forwarded(
 /// The records of the answer section as text: owner, TTL, type and data.
 pub(crate) fn records(message: &Message<Vec<u8>>) -> Vec<String> {
     let records = message.answer().expect("a section").limit_to::<AllRecordData<_, ParsedName<_>>>();
-    let text = |record: domain::base::Record<ParsedName<&[u8]>, AllRecordData<&[u8], ParsedName<&[u8]>>>| {
+    let texts = records.map(|record| {
+        let record = record.expect("correct");
         let text = format!("{} {} {} {}", record.owner(), record.ttl().as_secs(), record.rtype(), record.data());
         text.trim_end_matches('.').to_owned()
-    };
-    records.map(|record| text(record.expect("correct"))).collect()
+    });
+    texts.collect()
 }

@@ -62,7 +62,7 @@ fn meaning(bytes: &[u8]) -> String {
     for question in message.question() {
         text += &format!("\n? {}", question.expect("correct"));
     }
-    for item in message.iter() {
+    for item in &message {
         let (record, section) = item.expect("correct");
         let record = record.to_any_record::<AllRecordData<_, _>>().expect("correct");
         text += &format!("\n{section:?} {record}");
