@@ -4,6 +4,7 @@
 //!   Size ──> Fleet ──┬─> State          workloads, identities, policies      benches/policy, benches/policy_memory
 //!                    ├─> queries        connections between its workloads    decide, lookup
 //!                    └─> manifests      a directory for `meshctl`            examples/check_fleet, check.sh
+//!   Catalog ───────────> State          services with their endpoints         benches/discovery_zone, benches/discovery_memory
 //! ```
 //!
 //! Everything here is a function of its arguments: two machines, and two versions of the engine, measure the same thing.
@@ -23,6 +24,7 @@ pub mod fleet;
 pub mod manifests;
 pub mod queries;
 pub mod random;
+pub mod services;
 mod yaml;
 
 /// Tells whether this is a benchmark that `cargo bench` runs, rather than `cargo test`.

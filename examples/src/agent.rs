@@ -10,11 +10,15 @@
 //! One task owns the state and everything derived from it ([`control`]); the rest only feeds it or shows what it says.
 
 pub mod control;
+pub mod dns;
 pub mod flows;
 pub mod http;
 pub mod metrics;
+pub mod names;
+pub mod probe;
 pub mod publish;
 pub mod start;
+pub mod traffic;
 pub mod view;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -6,13 +6,17 @@
 //! | `GET /status` | [`Status`] |
 //! | `GET /peers` | a list of [`Peer`] |
 //! | `GET /state` | [`StateSummary`] |
+//! | `GET /services/NAMESPACE/NAME` | [`ServiceTraffic`]; status 404 where this cluster has no service of that name with addresses |
+//! | `GET /dns?name=NAME&type=TYPE` | [`Answer`](mesh_discovery::Answer); what cannot be answered is told in words |
 //! | `GET /flows?limit=N&follow=true` | [`FlowRecord`](mesh_core::FlowRecord)s as JSON lines, oldest first; with `follow` the stream goes on |
 //! | `GET /metrics` | Prometheus text |
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use mesh_core::{ClusterName, NodeId, Prefix, WireGuardKey};
+use mesh_core::{ClusterName, Locality, NodeId, Prefix, WireGuardKey};
+use mesh_dataplane::balancer::{Standing, WHOLE};
+use mesh_dataplane::planner::services::{self, Side};
 use serde::{Deserialize, Serialize};
 
 /// Whether the agent does its work.
@@ -117,4 +121,120 @@ pub struct Service {
     pub ready: usize,
     /// The exporting clusters.
     pub clusters: Vec<ClusterName>,
+}
+
+/// Who takes the connections to a service, seen from this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceTraffic {
+    /// `namespace/name`.
+    pub id: String,
+    /// One for each port and family, of the cluster's own Service and of the imported one.
+    pub ports: Vec<PortTraffic>,
+}
+
+/// Who takes the connections to one port of a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortTraffic {
+    /// `cluster` or `clusterset`: whose address it is.
+    pub scope: String,
+    /// What clients use: `address:port/protocol`.
+    pub frontends: Vec<String>,
+    /// The setting: which group is first, `node`, `zone`, `cluster`, `region` or `anywhere`.
+    pub first: String,
+    /// Backends of this node only.
+    pub node_only: bool,
+    /// Nothing is healthy, and what is demoted is used.
+    pub last_resort: bool,
+    /// How many slots the backends share.
+    pub slots: usize,
+    /// The groups, nearest first.
+    pub groups: Vec<TrafficGroup>,
+    /// Every backend.
+    pub backends: Vec<TrafficBackend>,
+}
+
+/// A group of backends that are as near as each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrafficGroup {
+    /// Which.
+    pub group: String,
+    /// How many of its backends are healthy.
+    pub healthy: usize,
+    /// How many it has.
+    pub total: usize,
+    /// Its share of new connections, in percent.
+    pub percent: f64,
+}
+
+/// A backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrafficBackend {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its node.
+    pub node: Option<NodeId>,
+    /// How near it is.
+    pub locality: String,
+    /// Its weight.
+    pub weight: u16,
+    /// `healthy`, `demoted`, `unready` or `leaving`.
+    pub standing: String,
+    /// Why: what is known of the way to it.
+    pub reach: String,
+    /// Its share of new connections, in percent.
+    pub percent: f64,
+}
+
+impl From<&services::PortTraffic> for PortTraffic {
+    fn from(port: &services::PortTraffic) -> PortTraffic {
+        let percent = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 };
+        let frontend = |at: &mesh_dataplane::Frontend| format!("{}/{}", SocketAddr::new(at.address, at.port), at.protocol);
+        let backend = |backend: &services::BackendTraffic| TrafficBackend {
+            address: SocketAddr::new(backend.candidate.address, backend.candidate.port),
+            cluster: backend.cluster.clone(),
+            node: backend.node.clone(),
+            locality: locality(backend.candidate.locality).into(),
+            weight: backend.candidate.weight,
+            standing: standing(backend.candidate.standing).into(),
+            reach: backend.reach.to_string(),
+            percent: percent(backend.slots as u64, port.slots as u64),
+        };
+        let group = |group: &mesh_dataplane::balancer::Group| TrafficGroup {
+            group: locality(group.locality).into(),
+            healthy: group.healthy,
+            total: group.total,
+            percent: percent(group.share, WHOLE),
+        };
+        PortTraffic {
+            scope: if port.side == Side::Local { "cluster" } else { "clusterset" }.into(),
+            frontends: port.frontends.iter().map(frontend).collect(),
+            first: locality(port.traffic.first).into(),
+            node_only: port.traffic.node_only,
+            last_resort: port.last_resort,
+            slots: port.slots,
+            groups: port.groups.iter().map(group).collect(),
+            backends: port.backends.iter().map(backend).collect(),
+        }
+    }
+}
+
+fn locality(locality: Locality) -> &'static str {
+    match locality {
+        Locality::Node => "node",
+        Locality::Zone => "zone",
+        Locality::Cluster => "cluster",
+        Locality::Region => "region",
+        Locality::Anywhere => "anywhere",
+    }
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Healthy => "healthy",
+        Standing::Demoted => "demoted",
+        Standing::Unready => "unready",
+        Standing::Leaving => "leaving",
+    }
 }

@@ -8,7 +8,7 @@ use mesh_core::{FiveTuple, Time};
 
 mod entry;
 
-pub(crate) use self::entry::{Entry, FlowTraffic, Owner};
+pub(crate) use self::entry::{Entry, FlowTraffic, Owner, Progress};
 
 /// Flows by tuple, in a slab whose slots are reused; bounded, and with a timer wheel of whole seconds.
 ///

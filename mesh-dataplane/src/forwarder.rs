@@ -19,17 +19,20 @@ use mesh_policy::PolicySet;
 
 use self::denials::Denials;
 use self::fragments::Fragments;
+pub use self::openings::Opening;
+use self::openings::Openings;
 use self::records::Records;
 use self::review::Review;
 use self::routes::Routes;
 use crate::counters::{Counters, DropReason};
 use crate::flow_table::{FlowTable, Owner};
 use crate::op::Op;
-use crate::packet::{self, Kind, Packet};
+use crate::packet::{self, Icmp, Kind, Packet};
 
 mod decide;
 mod denials;
 mod fragments;
+mod openings;
 mod records;
 mod review;
 mod routes;
@@ -79,6 +82,7 @@ pub struct Forwarder {
     fragments: Fragments,
     denials: Denials,
     records: Records,
+    openings: Openings,
     counters: Counters,
     latest: Time,
 }
@@ -103,6 +107,7 @@ impl Forwarder {
             fragments: Fragments::default(),
             denials: Denials::default(),
             records: Records::default(),
+            openings: Openings::default(),
             counters: Counters::default(),
             latest: Time::ZERO,
         }
@@ -234,7 +239,7 @@ impl Forwarder {
         }
         let to = match (packet.fragment, packet.kind) {
             (Some(fragment), _) if !fragment.first => self.later_fragment(from, &packet, fragment.id, now),
-            (None, Kind::Icmp(icmp)) if icmp.error => self.error(from, &packet, icmp.quoted),
+            (None, Kind::Icmp(icmp)) if icmp.error => self.error(from, &packet, icmp),
             (Some(fragment), _) => {
                 let decided = self.connection(from, &packet, now);
                 match decided {
@@ -273,14 +278,18 @@ impl Forwarder {
 
     /// An ICMP error goes to the sender of the packet that it quotes, if that packet's flow is open. It comes from here, or
     /// from the peer that has the packet's receiver: no other one sees the packet.
-    fn error(&mut self, from: Owner, packet: &Packet, quoted: Option<FiveTuple>) -> Result<Owner, DropReason> {
+    fn error(&mut self, from: Owner, packet: &Packet, icmp: Icmp) -> Result<Owner, DropReason> {
         let to = self.check_path(from, &packet.tuple)?;
-        let quoted = quoted.filter(|quoted| quoted.source == packet.tuple.destination).ok_or(DropReason::UnrelatedError)?;
+        let quoted = icmp.quoted.filter(|quoted| quoted.source == packet.tuple.destination).ok_or(DropReason::UnrelatedError)?;
         if from != Owner::Local && self.routes.owner(quoted.destination) != Some(from) {
             return Err(DropReason::UnrelatedError);
         }
         let slot = self.flows.find(&quoted).ok_or(DropReason::UnrelatedError)?;
-        if self.review(slot) == Review::Kept { Ok(to) } else { Err(DropReason::UnrelatedError) }
+        if self.review(slot) != Review::Kept {
+            return Err(DropReason::UnrelatedError);
+        }
+        self.errored(slot, icmp);
+        Ok(to)
     }
 
     /// Returns where a packet goes whose source must be `from`'s.

@@ -222,18 +222,22 @@ impl Health {
 
     /// Tells whether a backend is in reach, by itself, its node and its cluster.
     pub fn reach(&self, backend: (IpAddr, u16), node: Option<&NodeId>, cluster: &ClusterName) -> Reach {
-        let path = node.and_then(|node| self.paths.get(node)).map(Path::state);
         if self.refusing.get(&backend).is_some_and(|refusing| refusing.until.is_some()) {
             return Reach::Refuses;
         }
-        match path {
+        match node.map_or(Reach::Presumed, |node| self.reach_of(node)) {
+            Reach::Presumed if self.clusters.get(cluster) == Some(&Freshness::Expired) => Reach::Expired,
+            reach => reach,
+        }
+    }
+
+    /// Returns what the path to a node says; [`Reach::Presumed`] where it has no say.
+    pub fn reach_of(&self, node: &NodeId) -> Reach {
+        match self.paths.get(node).map(Path::state) {
             Some(PathState::Up) => Reach::Answers,
             Some(PathState::Dead) => Reach::Dead,
             Some(PathState::Held) => Reach::Held,
-            Some(PathState::Untried) | None => match self.clusters.get(cluster) {
-                Some(Freshness::Expired) => Reach::Expired,
-                _ => Reach::Presumed,
-            },
+            Some(PathState::Untried) | None => Reach::Presumed,
         }
     }
 

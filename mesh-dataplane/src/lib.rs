@@ -105,7 +105,7 @@ pub use balancer::Balancer;
 pub use community_id::community_id;
 pub use counters::{Counters, DropReason, Drops, Traffic};
 pub use fake::FakeTunnel;
-pub use forwarder::{Forwarder, Inbound, Outbound, PeerHandle};
+pub use forwarder::{Forwarder, Inbound, Opening, Outbound, PeerHandle};
 pub use health::Health;
 pub use op::Op;
 pub use plan::{Backends, Frontend, Local, Peer, PeerKeys, Plan, Scope, ServiceTable};

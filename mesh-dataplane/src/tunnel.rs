@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mesh_core::{FlowRecord, NodeId, Prefix};
 
+use crate::forwarder::Opening;
 use crate::op::Op;
 use crate::plan::{Local, Peer, ServiceTable};
 
@@ -21,6 +22,12 @@ pub trait Tunnel: Send {
 
     /// Returns the next record of a flow, `None` when there is none now.
     fn poll_flow(&mut self) -> Option<FlowRecord>;
+
+    /// Returns what became of the next opening of a connection, where it was refused, or answered after a refusal; a tunnel
+    /// that does not see connections tells nothing.
+    fn poll_opening(&mut self) -> Option<Opening> {
+        None
+    }
 }
 
 /// What is programmed now, as far as it can be read back.

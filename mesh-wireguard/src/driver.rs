@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh_core::{FlowRecord, NodeId, Now, Time, WallTime};
-use mesh_dataplane::{Op, Peer};
+use mesh_dataplane::{Op, Opening, Peer};
 
 use crate::batch::{Datagrams, Output, Packets};
 use crate::engine::{Engine, UnknownPeer};
@@ -21,6 +21,8 @@ use crate::udp::Udp;
 
 /// Flow records that wait to be fetched.
 const RECORDS: usize = 8192;
+/// Openings that wait to be fetched.
+const OPENINGS: usize = 1024;
 
 /// The thread ended: its device was taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +62,7 @@ impl StatsHandle {
 pub(crate) struct Driver {
     pub(crate) handle: StatsHandle,
     pub(crate) flows: Receiver<FlowRecord>,
+    pub(crate) openings: Receiver<Opening>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -71,6 +74,7 @@ impl Driver {
     {
         let (commands, inbox) = channel();
         let (records, flows) = sync_channel(RECORDS);
+        let (told, openings) = sync_channel(OPENINGS);
         let waker = Arc::new(Waker::new()?);
         let worker = Worker {
             engine,
@@ -80,6 +84,7 @@ impl Driver {
             inbox,
             waker: waker.clone(),
             records,
+            openings: told,
             started: Instant::now(),
             packets: Packets::new(),
             datagrams: Datagrams::new(),
@@ -87,7 +92,7 @@ impl Driver {
             io: IoCounters::default(),
         };
         let thread = std::thread::Builder::new().name("landbridge-tun".into()).spawn(move || worker.run())?;
-        Ok(Driver { handle: StatsHandle { commands, waker }, flows, thread: Some(thread) })
+        Ok(Driver { handle: StatsHandle { commands, waker }, flows, openings, thread: Some(thread) })
     }
 
     /// Has the engine apply `ops`; returns those that failed.
@@ -120,6 +125,7 @@ struct Worker<S: Session> {
     inbox: Receiver<Command>,
     waker: Arc<Waker>,
     records: SyncSender<FlowRecord>,
+    openings: SyncSender<Opening>,
     started: Instant,
     packets: Packets,
     datagrams: Datagrams,
@@ -159,6 +165,10 @@ impl<S: Session> Worker<S> {
             if self.engine.poll_timeout().is_some_and(|due| due <= now.time) {
                 self.engine.handle_timeout(now, &mut self.out);
                 self.flush();
+            }
+            while let Some(opening) = self.engine.poll_opening() {
+                // Health is about what refuses again and again: one that is lost is told by the next.
+                let _ = self.openings.try_send(opening);
             }
             while let Some(record) = self.engine.poll_flow() {
                 if self.records.try_send(record).is_err() {

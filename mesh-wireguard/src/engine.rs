@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh_core::{FlowRecord, NodeId, Now, Time, WireGuardKey};
-use mesh_dataplane::{Forwarder, Inbound, Op, Outbound, PeerHandle};
+use mesh_dataplane::{Forwarder, Inbound, Op, Opening, Outbound, PeerHandle};
 
 use self::peer::{Link, PeerState};
 use crate::batch::{Datagrams, Output, Packets};
@@ -95,6 +95,11 @@ impl<S: Session> Engine<S> {
     /// Returns the next flow record.
     pub fn poll_flow(&mut self) -> Option<FlowRecord> {
         self.forwarder.poll_flow()
+    }
+
+    /// Returns what became of the next opening of a connection; see [`mesh_dataplane::Tunnel::poll_opening`].
+    pub fn poll_opening(&mut self) -> Option<Opening> {
+        self.forwarder.poll_opening()
     }
 
     /// Returns what was counted so far.

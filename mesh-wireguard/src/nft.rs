@@ -1,6 +1,6 @@
 //! nftables over netlink: one transaction of tables, chains, sets and rules.
 //!
-//! The crate `netlink-packet-netfilter` knows six kinds of expressions; the ones that translate (nat, numgen, hash, reject,
+//! The crate `netlink-packet-netfilter` knows six kinds of expressions; the ones that translate (nat, hash, reject,
 //! notrack, fib) are not among them, so that messages are written here, as `linux/netfilter/nf_tables.h` has them.
 
 use std::net::IpAddr;

@@ -1,13 +1,17 @@
-//! Services: connections to a service address are translated to a ready backend, on the client's node, by nftables.
+//! Services: connections to a service address are translated to a backend, on the client's node, by nftables.
 //!
 //! ```text
 //!   table inet landbridge
 //!     prerouting, output (nat)   daddr . protocol . port  -> @services4 / @services6 -> chain of the service
-//!     service-N                  a random backend, or the hash of the client with affinity -> dnat
+//!     service-N                  hash of the client -> slot -> @slots-N -> backend -> dnat
 //!     refuse                     frontends without a ready backend: TCP reset, or ICMP port unreachable
 //!     untracked (raw)            only with scope node, see below
 //!     spoofed (raw)              with the other scopes: sources in a guarded prefix, from any device but ours -> drop
 //! ```
+//!
+//! A connection's slot is a hash of its source address and port, or with affinity of the address alone: so a client stays where
+//! it is for as long as the slot does, without a time to count; `timeoutSeconds` of the affinity means nothing here. Which
+//! backend has a slot is the balancer's choice (`mesh_dataplane::balancer`).
 //!
 //! A guarded source comes out of the tunnel or not at all: who can send packets to the node past the tunnel could otherwise
 //! speak as any workload of the fleet. (With scope node everything for a workload goes through the tunnel, which sees to it.)
@@ -28,7 +32,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use mesh_core::{Prefix, SessionAffinity};
-use mesh_dataplane::{Local, Scope, ServiceTable};
+use mesh_dataplane::{Backends, Local, Scope, ServiceTable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::netlink::attributes::{Attributes, find, push_message};
@@ -150,9 +154,7 @@ impl Ruleset<'_> {
         let mut frontends = [Vec::new(), Vec::new()];
         for (index, (frontend, backends)) in self.services.0.iter().enumerate() {
             let ipv4 = frontend.address.is_ipv4();
-            let ready: Vec<_> = backends.ready.iter().filter(|(address, _)| address.is_ipv4() == ipv4).copied().collect();
-            let chain =
-                if ready.is_empty() { "refuse".to_owned() } else { service(&mut to, index, ipv4, &ready, backends.affinity) };
+            let chain = if backends.slots.is_empty() { "refuse".to_owned() } else { service(&mut to, index, ipv4, backends) };
             let key = endpoint(frontend.address, frontend.protocol.number(), frontend.port);
             frontends[usize::from(ipv4)].push((key, chain));
         }
@@ -197,7 +199,10 @@ impl Ruleset<'_> {
             .services
             .0
             .iter()
-            .flat_map(|(frontend, backends)| backends.ready.iter().map(|backend| (frontend.protocol, *backend)))
+            // Those that take no new connections too: what they have goes on.
+            .flat_map(|(frontend, backends)| {
+                backends.ready.iter().chain(&backends.rest).map(|backend| (frontend.protocol, *backend))
+            })
             .filter(|(_, (address, _))| address.is_ipv4() == ipv4 && is_local(*address))
             .map(|(protocol, (address, port))| endpoint(address, protocol.number(), port))
             .collect();
@@ -222,10 +227,10 @@ impl Ruleset<'_> {
 }
 
 /// Writes the chain of a service; returns its name.
-fn service(to: &mut Transaction, index: usize, ipv4: bool, ready: &[(IpAddr, u16)], affinity: SessionAffinity) -> String {
-    let (chain, map) = (format!("service-{index}"), format!("backends-{index}"));
+fn service(to: &mut Transaction, index: usize, ipv4: bool, backends: &Backends) -> String {
+    let (chain, map) = (format!("service-{index}"), format!("slots-{index}"));
     let elements: Vec<_> = (0u32..)
-        .zip(ready)
+        .zip(backends.slots.iter().filter_map(|slot| backends.ready.get(usize::from(*slot))))
         .map(|(number, (address, port))| {
             let value = [&address_bytes(*address)[..], &port.to_be_bytes(), &[0, 0]].concat();
             Element::Data(number.to_ne_bytes().to_vec(), value)
@@ -234,11 +239,8 @@ fn service(to: &mut Transaction, index: usize, ipv4: bool, ready: &[(IpAddr, u16
     let value: &'static [Field] = if ipv4 { &[Field::Ipv4, Field::Port] } else { &[Field::Ipv6, Field::Port] };
     to.set(&map, SetKind { key: &[Field::Number], value: Value::Fields(value), ranges: false }, &elements);
     to.chain(&chain, None);
-    let modulus = ready.len() as u32;
-    let chosen = match affinity {
-        SessionAffinity::None => Expressions::new().random(modulus),
-        SessionAffinity::ClientIp { .. } => Expressions::new().hash_of_source(ipv4, modulus),
-    };
+    let with_port = backends.affinity == SessionAffinity::None;
+    let chosen = Expressions::new().hash_of_source(ipv4, with_port, backends.slots.len() as u32);
     to.rule(&chain, chosen.translate_by(ipv4, &map));
     chain
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::{FlowRecord, NodeId, Prefix};
-use mesh_dataplane::{Actual, Local, Op, ServiceTable, Tunnel, TunnelError};
+use mesh_dataplane::{Actual, Local, Op, Opening, ServiceTable, Tunnel, TunnelError};
 
 use crate::NodeKey;
 use crate::driver::{Driver, Ended, StatsHandle};
@@ -299,6 +299,10 @@ impl Tunnel for UserTunnel {
 
     fn poll_flow(&mut self) -> Option<FlowRecord> {
         self.driver.flows.try_recv().ok()
+    }
+
+    fn poll_opening(&mut self) -> Option<Opening> {
+        self.driver.openings.try_recv().ok()
     }
 }
 

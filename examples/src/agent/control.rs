@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Change, Event, NodeId, Prefix, SourceId, State, Time, WireGuardKey};
+use mesh_core::{Change, Event, NodeId, Prefix, Services, SourceId, State, Time, WireGuardKey};
 use mesh_dataplane::{Planner, Reconciler, Tunnel};
-use mesh_discovery::{Zone, ZoneConfig};
 use mesh_policy::Compiler;
 use mesh_source::{Diagnostics, statefile};
 use mesh_wireguard::{Ended, UserTunnel};
@@ -15,7 +14,9 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::names::NamesRole;
 use super::publish::PublisherRole;
+use super::traffic::TrafficRole;
 use super::view::{self, Overview, Shared};
 use crate::config::AgentConfig;
 
@@ -35,13 +36,16 @@ pub struct Control {
     pub(super) state: State,
     pub(super) tunnel: UserTunnel,
     pub(super) shared: Arc<Shared>,
-    pub(super) zone: watch::Sender<Arc<Zone>>,
-    pub(super) zone_config: ZoneConfig,
+    pub(super) names: NamesRole,
     pub(super) publisher: Option<PublisherRole>,
     /// What is wrong with each source, as it says itself.
     pub(super) diagnostics: Vec<(&'static str, watch::Receiver<Diagnostics>)>,
     pub(super) compiler: Compiler,
     pub(super) planner: Planner,
+    /// The services that the cluster sees.
+    pub(super) services: Services,
+    /// Which backends take their connections.
+    pub(super) traffic: TrafficRole,
     pub(super) reconciler: Reconciler,
     /// What events changed since the last time that everything was derived.
     pub(super) pending: Change,
@@ -58,6 +62,8 @@ pub struct Control {
     /// The node's public key.
     pub(super) key: WireGuardKey,
     pub(super) overview: Overview,
+    /// The state has changed since the overview was derived.
+    pub(super) overview_due: bool,
     /// When the API was last shown something new.
     pub(super) shown: Time,
     /// The routes of the latest plan.
@@ -79,7 +85,16 @@ impl Control {
             if self.programmed { warn!(%refusal, "refused") } else { debug!(%refusal, "refused, for now") }
         }
         self.snapshot_due |= is_record && !change.dirty.is_empty();
+        self.names.note(&change);
+        self.overview_due |= !change.is_empty();
         self.pending.merge(change);
+    }
+
+    /// Tells the DNS server what names mean now, before anything else is derived.
+    pub fn publish_names(&mut self) {
+        if self.may_program() {
+            self.overview_due |= self.names.publish(&self.state, &mut self.services);
+        }
     }
 
     /// Derives everything from the state of now, and programs it.
@@ -93,6 +108,7 @@ impl Control {
             self.unpublished |= !change.is_empty();
             self.take(change, true);
         }
+        self.publish_names();
         if self.may_program() {
             self.program();
         }
@@ -102,6 +118,9 @@ impl Control {
         }
         if now.time.since(self.shown) >= SHOW {
             self.shown = now.time;
+            if std::mem::take(&mut self.overview_due) {
+                self.overview = Overview::derive(&self.state, &self.services);
+            }
             self.shared.set_view(view::derive(self)?);
         }
         Ok(())
@@ -149,11 +168,14 @@ impl Control {
         let change = std::mem::take(&mut self.pending);
         let now = self.clock.now();
         let due = self.reconciler.poll_timeout().is_some_and(|due| due <= now.time);
-        if change.dirty.is_empty() && self.programmed && !due {
+        let moved = self.traffic.turn(&mut self.tunnel, now);
+        if change.dirty.is_empty() && self.programmed && !due && !moved {
             return;
         }
+        let changed = self.names.take_changed();
         let policy = self.compiler.update(&self.state, &change).clone();
-        let plan = self.planner.plan(&self.state, &policy);
+        let table = self.traffic.update(&self.state, &self.services, (&change, &changed), now);
+        let plan = self.planner.plan_with(&self.state, &policy, table);
         let result = self.reconciler.run(&plan, &mut self.tunnel, now.time);
         let errors = result.err().unwrap_or_default();
         self.shared.metrics.count_reconcile(errors.len());
@@ -161,11 +183,7 @@ impl Control {
         for error in &self.reconcile_errors {
             warn!(%error, "a step of the plan failed, and will be tried again");
         }
-        if !change.dirty.is_empty() || !self.programmed {
-            self.overview = Overview::derive(&self.state, &self.config.node.cluster);
-            let zone = Zone::build(&self.state, &self.config.node.cluster, &self.zone_config);
-            self.zone.send_replace(Arc::new(zone));
-        }
+        self.traffic.follow(&self.state, &plan, now);
         self.routes = plan.routes;
         if !self.programmed && self.reconcile_errors.is_empty() {
             info!(peers = plan.peers.len(), routes = self.routes.len(), "programmed for the first time");

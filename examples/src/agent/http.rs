@@ -2,27 +2,30 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures::stream::{self, Stream, StreamExt};
-use mesh_core::FlowRecord;
+use mesh_core::{FlowRecord, ServiceId};
+use mesh_discovery::ServerHandle;
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
 
+use super::dns;
 use super::view::Shared;
+use crate::api::ServiceTraffic;
 
 /// Opens the socket, also where an agent that was killed left one behind.
 ///
 /// A socket on which somebody still answers is another agent's: that is an error.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &std::path::Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
@@ -42,6 +45,8 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 pub async fn serve(
     listener: UnixListener,
     shared: Arc<Shared>,
+    questions: mpsc::Sender<Question>,
+    names: Option<ServerHandle>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = Router::new()
@@ -49,6 +54,8 @@ pub async fn serve(
         .route("/status", get(async |State(shared): State<Arc<Shared>>| Json(shared.view().status.clone())))
         .route("/peers", get(async |State(shared): State<Arc<Shared>>| Json(shared.view().peers.clone())))
         .route("/state", get(async |State(shared): State<Arc<Shared>>| Json(shared.view().state.clone())))
+        .route("/services/{namespace}/{name}", get(move |Path(id): Path<(String, String)>| service(questions, id)))
+        .route("/dns", get(move |asked| dns::answer(names.clone(), asked)))
         .route("/flows", get(flows))
         .route("/metrics", get(metrics))
         .with_state(shared);
@@ -59,6 +66,22 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
     let health = shared.view().status.health.clone();
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
+}
+
+/// Who takes the connections to a service: asked of the control loop, with where to answer.
+pub type Question = (ServiceId, oneshot::Sender<Option<ServiceTraffic>>);
+
+async fn service(questions: mpsc::Sender<Question>, (namespace, name): (String, String)) -> Response {
+    let Ok(id) = format!("{namespace}/{name}").parse() else { return StatusCode::NOT_FOUND.into_response() };
+    let (reply, answer) = oneshot::channel();
+    if questions.send((id, reply)).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    match answer.await {
+        Ok(Some(traffic)) => Json(traffic).into_response(),
+        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::policy::PolicyScope;
-use mesh_core::{Change, Event, NodeLink, SourceId, State, StateConfig, Time, Trust};
+use mesh_core::{Change, Event, NodeLink, Services, SourceId, State, StateConfig, Time, Trust};
 use mesh_dataplane::{Planner, Reconciler};
-use mesh_discovery::{BindError, Server, Zone, ZoneConfig, ZoneConfigError};
+use mesh_discovery::{BindError, Server, ZoneConfig, ZoneConfigError};
 use mesh_policy::Compiler;
 use mesh_source::statefile::{self, Loaded, StateFileError};
 use mesh_source::{AnnounceError, InboxDirectory, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles};
@@ -20,7 +20,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::control::{Control, INBOX, MANIFESTS, STORE, snapshot_path};
+use super::http::Question;
+use super::names::NamesRole;
 use super::publish::PublisherRole;
+use super::traffic::TrafficRole;
 use super::view::{Overview, Shared, View};
 use super::{Clock, http};
 use crate::config::AgentConfig;
@@ -134,7 +137,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         offload: true,
     })?;
     let zone_config = ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
-    let (zone, zones) = watch::channel(Arc::new(Zone::build(&state, &config.node.cluster, &zone_config)));
+    let (names, zones) = NamesRole::start(&zone_config);
     let (stop, stopped) = watch::channel(false);
     let (ready, is_ready) = watch::channel(false);
     let dns = match config.dns.listen.as_slice() {
@@ -142,18 +145,22 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         listen => Some(Server::bind(listen, config.dns.upstreams.clone(), zones).await?),
     };
     let listener = http::bind(&config.socket).map_err(|source| AgentError::Api { path: config.socket.clone(), source })?;
+    let (questions, asked) = mpsc::channel(16);
+    let traffic = TrafficRole::start(config.node.clone());
+    let services = Services::new(config.node.cluster.clone());
     let planner = Planner::new(config.node.clone(), config.scope.into());
     let mut control = Control {
         clock,
         state,
         tunnel,
         shared: Arc::new(Shared::new(View::empty(&config, link.key))),
-        zone,
-        zone_config,
+        names,
         publisher,
         diagnostics,
         compiler: Compiler::new(),
         planner,
+        services,
+        traffic,
         reconciler: Reconciler::new(),
         pending: Change::default(),
         unpublished: false,
@@ -165,13 +172,15 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         key: link.key,
         routes: BTreeMap::new(),
         overview: Overview::default(),
+        overview_due: false,
         shown: Time::ZERO,
         config,
     };
+    let asked_names = dns.as_ref().map(Server::handle);
     let dns_task = dns.map(|dns| tokio::spawn(serve_dns(dns, is_ready, stopped.clone())));
-    let api_task = tokio::spawn(http::serve(listener, control.shared.clone(), until(stopped)));
+    let api_task = tokio::spawn(http::serve(listener, control.shared.clone(), questions, asked_names, until(stopped)));
     info!(node = %control.config.node, key = %control.key, "started");
-    let outcome = drive(&mut control, &mut incoming).await;
+    let outcome = drive(&mut control, &mut incoming, asked).await;
     info!("stopping: the guard stays up, `mesh-agent guard down` removes it");
     control.finish();
     stop.send_replace(true);
@@ -183,7 +192,11 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     outcome
 }
 
-async fn drive(control: &mut Control, incoming: &mut mpsc::Receiver<Event>) -> Result<(), AgentError> {
+async fn drive(
+    control: &mut Control,
+    incoming: &mut mpsc::Receiver<Event>,
+    mut asked: mpsc::Receiver<Question>,
+) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let mut tick = tokio::time::interval(TICK);
@@ -202,6 +215,10 @@ async fn drive(control: &mut Control, incoming: &mut mpsc::Receiver<Event>) -> R
                 control.drain_flows();
                 tokio::task::block_in_place(|| control.converge())?;
             }
+            Some((id, reply)) = asked.recv() => {
+                // Who does not wait for the answer any more does not get one.
+                let _ = reply.send(control.traffic.describe(&control.state, &control.services, &id));
+            }
             _ = save.tick() => tokio::task::block_in_place(|| control.save()),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
@@ -209,11 +226,17 @@ async fn drive(control: &mut Control, incoming: &mut mpsc::Receiver<Event>) -> R
     }
 }
 
-/// Takes the events that come in quick succession.
+/// Takes the events that come in quick succession. Names are told at once, and again after every few milliseconds of them.
 async fn gather(control: &mut Control, incoming: &mut mpsc::Receiver<Event>) {
-    let end = tokio::time::Instant::now() + 4 * GATHER;
+    tokio::task::block_in_place(|| control.publish_names());
+    let mut named = tokio::time::Instant::now();
+    let end = named + 4 * GATHER;
     while let Ok(Some(event)) = tokio::time::timeout_at(end.min(tokio::time::Instant::now() + GATHER), incoming.recv()).await {
         control.handle_event(event);
+        if named.elapsed() >= GATHER {
+            tokio::task::block_in_place(|| control.publish_names());
+            named = tokio::time::Instant::now();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use mesh_core::{ClusterName, Now, State, WireGuardKey};
+use mesh_core::{ClusterName, Now, ServiceKind, Services, State, WireGuardKey};
 use mesh_wireguard::{Ended, PeerStats, TunnelStats};
 
 use super::control::Control;
@@ -179,8 +179,8 @@ pub(super) struct Overview {
 }
 
 impl Overview {
-    pub(super) fn derive(state: &State, own: &ClusterName) -> Overview {
-        Overview { clusters: clusters(state, own), summary: summary(state, own) }
+    pub(super) fn derive(state: &State, services: &Services) -> Overview {
+        Overview { clusters: clusters(state, services.cluster()), summary: summary(state, services) }
     }
 
     fn clusters(&self, state: &State, now: Now) -> Vec<Cluster> {
@@ -194,20 +194,36 @@ impl Overview {
 
 fn clusters(state: &State, own: &ClusterName) -> Vec<Cluster> {
     let facts = state.facts();
-    let exports = state.exports();
+    let (nodes, workloads) =
+        (count(facts.nodes.keys().map(|id| &id.cluster)), count(facts.workloads.keys().map(|id| &id.cluster)));
+    let of_manifests =
+        facts.service_exports.keys().filter(|key| facts.services.get(*key).is_some_and(|service| exports(service.kind)));
+    let signed = facts.exports.iter().filter(|(key, export)| !facts.service_exports.contains_key(*key) && exports(export.kind));
+    let exported = count(of_manifests.chain(signed.map(|(key, _)| key)).map(|key| &key.0));
     let cluster = |name: &ClusterName, grant: &mesh_core::Grant| Cluster {
         freshness: if name == own { "own".into() } else { String::new() },
         prefixes: grant.prefixes.clone(),
         attributes: grant.attributes.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        nodes: facts.nodes.keys().filter(|id| id.cluster == *name).count(),
-        workloads: facts.workloads.keys().filter(|id| id.cluster == *name).count(),
-        exports: exports.iter().filter(|export| export.cluster == *name).count(),
+        nodes: nodes.get(name).copied().unwrap_or_default(),
+        workloads: workloads.get(name).copied().unwrap_or_default(),
+        exports: exported.get(name).copied().unwrap_or_default(),
         name: name.clone(),
     };
     facts.grants.iter().map(|(name, grant)| cluster(name, grant)).collect()
 }
 
-fn summary(state: &State, own: &ClusterName) -> StateSummary {
+fn count<'a>(clusters: impl Iterator<Item = &'a ClusterName>) -> BTreeMap<&'a ClusterName, usize> {
+    let mut counts = BTreeMap::new();
+    clusters.for_each(|cluster| *counts.entry(cluster).or_default() += 1);
+    counts
+}
+
+/// Tells whether a service of this kind can be exported.
+fn exports(kind: ServiceKind) -> bool {
+    kind != ServiceKind::ExternalName
+}
+
+fn summary(state: &State, services: &Services) -> StateSummary {
     let facts = state.facts();
     let counts = [
         ("grants", facts.grants.len()),
@@ -219,7 +235,6 @@ fn summary(state: &State, own: &ClusterName) -> StateSummary {
         ("networkPolicies", facts.network_policies.len()),
         ("clusterNetworkPolicies", facts.cluster_policies.len()),
     ];
-    let imported = state.imported_services(own);
     let service = |service: &mesh_core::ImportedService| Service {
         id: service.id.to_string(),
         addresses: service.addresses.clone(),
@@ -230,6 +245,6 @@ fn summary(state: &State, own: &ClusterName) -> StateSummary {
         facts: counts.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
         refused: state.refused().map(|(_, refusal)| refusal.to_string()).collect(),
         source_problems: Vec::new(),
-        services: imported.services.values().map(service).collect(),
+        services: services.imported().values().map(|imported| service(imported)).collect(),
     }
 }

@@ -260,6 +260,11 @@ impl Fleet {
         self.runtime.block_on(self.client(node).json("/peers"))
     }
 
+    /// Asks a node's agent for any other document of its API.
+    pub fn ask<T: serde::de::DeserializeOwned>(&self, node: &NodeId, path: &str) -> Result<T, ClientError> {
+        self.runtime.block_on(self.client(node).json(path))
+    }
+
     /// Asks a node's agent for its metrics.
     pub fn metrics(&self, node: &NodeId) -> Result<String, ClientError> {
         self.runtime.block_on(self.client(node).text("/metrics"))

@@ -178,9 +178,10 @@ impl Forwarder {
     /// Counts a packet of a flow and puts its end off.
     pub(super) fn note(&mut self, slot: u32, packet: &Packet, now: Now) {
         let Some(entry) = self.flows.get_mut(slot) else { return };
-        let from_opener = entry.tuple == packet.tuple;
+        let (from_opener, before) = (entry.tuple == packet.tuple, entry.progress);
         let deadline = entry.note(packet, from_opener, now);
         self.flows.set_deadline(slot, deadline);
+        self.answered(slot, before, packet);
     }
 
     /// Tells a refusal; returns the reason to drop for.

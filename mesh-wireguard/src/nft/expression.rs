@@ -131,17 +131,16 @@ impl Expressions {
         })
     }
 
-    /// Draws a number below `modulus`.
-    pub(crate) fn random(self, modulus: u32) -> Expressions {
-        self.add("numgen", |numgen| numgen.number(1, REGISTER).number(2, modulus).number(3, 1))
-    }
-
-    /// Hashes the source address to a number below `modulus`: the same for every connection of a client.
-    pub(crate) fn hash_of_source(self, ipv4: bool, modulus: u32) -> Expressions {
+    /// Hashes the source address to a number below `modulus`: the same for every connection of a client. With the source port
+    /// each connection has its own.
+    pub(crate) fn hash_of_source(self, ipv4: bool, with_port: bool, modulus: u32) -> Expressions {
         let (offset, len) = if ipv4 { (12, 4) } else { (8, 16) };
         // A fixed seed: a client keeps its backend when the rules are written anew.
         let seed = 0x6c62_7269;
-        self.payload(1, offset, len, 0).add("hash", |hash| {
+        let loaded = self.payload(1, offset, len, 0);
+        // The port takes a register of its own, of which the rest is zero.
+        let (loaded, len) = if with_port { (loaded.payload(2, 0, 2, len / 4), len + 4) } else { (loaded, len) };
+        loaded.add("hash", |hash| {
             hash.number(1, REGISTER).number(2, REGISTER).number(3, len).number(4, modulus).number(5, seed).number(7, 0)
         })
     }

@@ -72,3 +72,30 @@ fn an_allowed_packet_lends_its_name_to_no_other() {
     assert_eq!(node.receive(&attack[0]), Inbound::Drop(DropReason::Policy));
     assert_eq!(node.receive(&attack[1]), Inbound::Drop(DropReason::FragmentWithoutFirst), "the name is tainted");
 }
+
+#[test]
+fn who_refuses_connections_is_told_and_who_answers_again_is_too() {
+    let mut node = Node::new();
+    let told = |node: &mut Node| std::iter::from_fn(|| node.forwarder.poll_opening()).map(|o| o.refused).collect::<Vec<_>>();
+    let client = |port| (CLIENT.0, port);
+    let syn = |node: &mut Node, port| node.send(&tcp(client(port), SERVER, SYN, 0x1000));
+    let reply = |node: &mut Node, port, flags| node.receive(&tcp(SERVER, client(port), flags, 0x2000));
+    assert_eq!(syn(&mut node, 4001), Outbound::Send(node.west));
+    assert_eq!(reply(&mut node, 4001, SYN | ACK), Inbound::Deliver);
+    assert!(told(&mut node).is_empty(), "nobody asks about who never refused");
+    assert_eq!(syn(&mut node, 4002), Outbound::Send(node.west));
+    assert_eq!(reply(&mut node, 4002, RST | ACK), Inbound::Deliver);
+    assert_eq!(reply(&mut node, 4002, RST | ACK), Inbound::Deliver);
+    assert_eq!(told(&mut node), [true], "once for one opening");
+    let datagram = udp((WEB, 1000), (SERVER.0, SERVER.1), b"x");
+    assert_eq!(node.send(&datagram), Outbound::Send(node.west));
+    for (code, expected) in [(4, &[][..]), (13, &[]), (3, &[true])] {
+        assert_eq!(node.receive(&icmp(DB, WEB, (3, code), [0; 4], &datagram[..28])), Inbound::Deliver);
+        assert_eq!(told(&mut node), expected, "code {code}");
+    }
+    assert_eq!(syn(&mut node, 4003), Outbound::Send(node.west));
+    assert_eq!(reply(&mut node, 4003, SYN | ACK), Inbound::Deliver);
+    assert_eq!(told(&mut node), [false]);
+    node.wait(61);
+    assert!(told(&mut node).is_empty(), "silence says nothing");
+}
