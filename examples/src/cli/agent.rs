@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
-use mesh_core::{FlowEnd, FlowEvent, FlowRecord};
+use mesh_core::{FlowEnd, FlowEvent, FlowRecord, ServiceId};
 
-use crate::api::{Health, Peer, StateSummary, Status};
+use crate::api::{Health, Peer, ServiceTraffic, StateSummary, Status};
 use crate::client::{Client, ClientError};
 
 /// Which agent is asked.
@@ -124,6 +124,41 @@ pub async fn state(target: &Target) -> Result<(), ClientError> {
     }
     for problem in &state.source_problems {
         println!("problem: {problem}");
+    }
+    Ok(())
+}
+
+/// Prints who takes the connections to a service.
+pub async fn service(target: &Target, id: &ServiceId) -> Result<(), ClientError> {
+    let service: ServiceTraffic = Client::new(&target.socket).json(&format!("/services/{}/{}", id.namespace, id.name)).await?;
+    if target.output == Output::Json {
+        print_json(&service);
+        return Ok(());
+    }
+    for port in &service.ports {
+        let only = if port.node_only { ", this node only" } else { "" };
+        println!("{} {}: first {}{only}, {} slots", port.scope, port.frontends.join(" "), port.first, port.slots);
+        for group in &port.groups {
+            println!("  {:<9} {:>5.1} %  {} of {} healthy", group.group, group.percent, group.healthy, group.total);
+        }
+        if port.last_resort {
+            println!("  nothing is healthy: what is demoted is used");
+        } else if port.backends.iter().all(|backend| backend.percent == 0.0) {
+            println!("  nobody takes connections: they are refused");
+        }
+        let mut table = table(&["  BACKEND", "NODE", "NEAR", "WEIGHT", "SHARE", "STANDING", "WHY"]);
+        for backend in &port.backends {
+            table.add_row([
+                format!("  {}", backend.address),
+                backend.node.as_ref().map_or_else(|| backend.cluster.to_string(), ToString::to_string),
+                backend.locality.clone(),
+                backend.weight.to_string(),
+                format!("{:.1} %", backend.percent),
+                backend.standing.clone(),
+                backend.reach.clone(),
+            ]);
+        }
+        println!("{table}");
     }
     Ok(())
 }
