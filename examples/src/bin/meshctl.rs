@@ -9,6 +9,7 @@ use landbridge::cli::fleet::{self, FleetCommand};
 use landbridge::cli::policy::{self, PolicyCommand};
 use landbridge::client::ClientError;
 use landbridge::lab::command::{self as lab, LabCommand};
+use mesh_core::ServiceId;
 
 /// Looks into a Landbridge mesh, checks policy and names offline, signs grants, and builds a fleet on one machine to try it.
 #[derive(Parser)]
@@ -37,6 +38,9 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Show who takes the connections to a service, and why
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Print the agent's metrics (OpenMetrics)
     Metrics(Target),
     /// Ask what policy decides and why, and look for mistakes in it, without a network
@@ -51,6 +55,18 @@ enum Command {
     /// Build a real fleet in network namespaces on this machine
     #[command(subcommand)]
     Lab(LabCommand),
+}
+
+#[derive(Subcommand)]
+enum ServiceCommand {
+    /// Show the groups, the backends and their health, as this node sees them
+    Show {
+        /// The service
+        #[arg(value_name = "NAMESPACE/NAME")]
+        service: ServiceId,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 #[derive(Subcommand)]
@@ -71,6 +87,9 @@ fn main() -> ExitCode {
         Command::Peers(target) => ask(async { agent::peers(&target).await.map(|()| true) }),
         Command::State(target) => ask(async { agent::state(&target).await.map(|()| true) }),
         Command::Flows { follow, limit, target } => ask(async { agent::flows(&target, follow, limit).await.map(|()| true) }),
+        Command::Service(ServiceCommand::Show { service, target }) => {
+            ask(async { agent::service(&target, &service).await.map(|()| true) })
+        }
         Command::Metrics(target) => ask(async { agent::metrics(&target).await.map(|()| true) }),
         Command::Policy(command) => ExitCode::from(policy::run(&command)),
         Command::Dns(DnsCommand::Check(args)) => ExitCode::from(check::dns(&args)),
