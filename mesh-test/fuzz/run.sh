@@ -10,7 +10,7 @@ if [[ "${1:-}" =~ ^[0-9]+$ ]]; then
     shift
 fi
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(manifests selectors)
+[ ${#targets[@]} -gt 0 ] || targets=(dns manifests selectors)
 
 # libFuzzer is C++.
 if ! command -v c++ >/dev/null; then
