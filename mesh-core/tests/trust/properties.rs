@@ -67,8 +67,8 @@ fn export() -> impl Strategy<Value = Export> {
     let affinity = option::of(any::<u32>())
         .prop_map(|seconds| seconds.map(|timeout_seconds| SessionAffinity::ClientIp { timeout_seconds }).unwrap_or_default());
     let created = option::of(any::<u64>().prop_map(WallTime::from_unix_nanos));
-    let first = [Locality::Node, Locality::Zone, Locality::Cluster, Locality::Region, Locality::Anywhere];
-    let traffic = (proptest::sample::select(first.as_slice()), any::<bool>(), 0..=Traffic::MAX_WEIGHT)
+    let first = vec![Locality::Node, Locality::Zone, Locality::Cluster, Locality::Region, Locality::Anywhere];
+    let traffic = (proptest::sample::select(first), any::<bool>(), 0..=Traffic::MAX_WEIGHT)
         .prop_map(|(first, node_only, weight)| Traffic { first, node_only, weight });
     let kind = prop_oneof![Just(ServiceKind::ClusterIp), Just(ServiceKind::Headless)];
     let service = (name::<mesh_core::NamespaceName>(), name::<mesh_core::ObjectName>());
