@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev iproute2 dnsutils wireguard-go wireguard-tools nftables iputils-ping)
+packages=(gcc libc6-dev musl-tools iproute2 bind9-dnsutils knot-dnsutils wireguard-go wireguard-tools nftables iputils-ping)
 missing=()
 for package in "${packages[@]}"; do
     dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")

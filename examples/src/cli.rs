@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod check;
+pub mod dns;
 pub mod fleet;
 pub mod policy;

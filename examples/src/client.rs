@@ -34,6 +34,9 @@ pub enum ClientError {
         /// What was asked.
         path: String,
     },
+    /// The agent says why it cannot answer.
+    #[error("{0}")]
+    Words(String),
 }
 
 /// Asks one agent.
@@ -61,10 +64,14 @@ impl Client {
     pub async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let response = self.get(path).await?;
         let status = response.status();
+        let is_text = response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+        let body = response.into_body().collect().await?.to_bytes();
+        if !status.is_success() && is_text && !body.is_empty() {
+            return Err(ClientError::Words(String::from_utf8_lossy(&body).into_owned()));
+        }
         if !status.is_success() && status != StatusCode::SERVICE_UNAVAILABLE {
             return Err(ClientError::Status { status, path: path.into() });
         }
-        let body = response.into_body().collect().await?.to_bytes();
         Ok(serde_json::from_slice(&body)?)
     }
 

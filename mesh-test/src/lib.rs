@@ -22,6 +22,7 @@
 //! assert_eq!(scenario.policy.len(), 1);
 //! ```
 
+pub mod derived;
 pub mod expand;
 pub mod probe;
 pub mod scenario;

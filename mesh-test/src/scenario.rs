@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use mesh_core::manifest::{self, Checked, ManifestError, ManifestSource};
 use mesh_core::policy::PolicyScope;
-use mesh_core::{ClusterName, Grant, Resource, StateConfig, Trust, WallTime};
+use mesh_core::{ClusterName, Grant, Key, Resource, ServiceId, StateConfig, Trust, WallTime};
 use serde::Deserialize;
 
 /// One document of a scenario file.
@@ -36,6 +36,15 @@ pub struct Scenario {
     /// DNS probes; see [`DnsProbe`](crate::probe::DnsProbe).
     #[serde(default)]
     pub dns: Vec<String>,
+    /// Probes of derived ServiceImports; see [`ImportProbe`](crate::derived::ImportProbe).
+    #[serde(default)]
+    pub imports: Vec<String>,
+    /// Probes of the conditions of ServiceExports; see [`ConditionProbe`](crate::derived::ConditionProbe).
+    #[serde(default)]
+    pub conditions: Vec<String>,
+    /// What happens afterwards, one step after the other.
+    #[serde(default)]
+    pub then: Vec<Step>,
     /// Lines to the checkers and their whole answers.
     #[serde(default)]
     pub lines: Vec<Line>,
@@ -46,6 +55,45 @@ pub struct Scenario {
     pub warnings: Option<Vec<String>>,
     /// The number of ignored objects; missing: not looked at.
     pub ignored: Option<usize>,
+}
+
+/// A step: an object goes, and what is so then.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// The object: `<cluster> ServiceExport <namespace>/<name>`, or another kind of the discovery of services.
+    pub delete: String,
+    /// Like those of the scenario.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// Like those of the scenario.
+    #[serde(default)]
+    pub imports: Vec<String>,
+    /// Like those of the scenario.
+    #[serde(default)]
+    pub conditions: Vec<String>,
+}
+
+impl Step {
+    /// Returns what is deleted.
+    ///
+    /// # Errors
+    /// Returns what cannot be read.
+    pub fn key(&self) -> Result<Key, String> {
+        let words: Vec<&str> = self.delete.split_whitespace().collect();
+        let [cluster, kind, id] = words.as_slice() else {
+            return Err(format!("not of the form '<cluster> <kind> <namespace>/<name>': {}", self.delete));
+        };
+        let cluster = ClusterName::new(cluster).map_err(|error| error.to_string())?;
+        let id: ServiceId = id.parse().map_err(|error| format!("{error}: {}", self.delete))?;
+        Ok(match *kind {
+            "Service" => Key::Service(cluster, id),
+            "ServiceExport" => Key::ServiceExport(cluster, id),
+            "ServiceImport" => Key::ServiceImport(cluster, id),
+            "EndpointSlice" => Key::EndpointSlice(cluster, id.namespace, id.name),
+            _ => return Err(format!("'{kind}' cannot be deleted here: {}", self.delete)),
+        })
+    }
 }
 
 /// A line to a checker.

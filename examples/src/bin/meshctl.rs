@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use landbridge::cli::agent::{self, Target};
 use landbridge::cli::check::{self, CheckArgs};
+use landbridge::cli::dns::{self, QueryArgs};
 use landbridge::cli::fleet::{self, FleetCommand};
 use landbridge::cli::policy::{self, PolicyCommand};
 use landbridge::client::ClientError;
@@ -46,7 +47,7 @@ enum Command {
     /// Ask what policy decides and why, and look for mistakes in it, without a network
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Ask what DNS would answer, without a network
+    /// Ask what the agent's DNS answers, or what it would by manifests
     #[command(subcommand)]
     Dns(DnsCommand),
     /// Begin a fleet, sign its grants, show them
@@ -71,7 +72,10 @@ enum ServiceCommand {
 
 #[derive(Subcommand)]
 enum DnsCommand {
-    /// Answer queries by the manifests of a directory
+    /// Answer a query as the running agent does: by its zones, its cache, its upstreams
+    #[command(after_help = dns::QUERY_HELP)]
+    Query(QueryArgs),
+    /// Answer queries by the manifests of a directory, without a network
     #[command(after_help = DNS_HELP)]
     Check(CheckArgs),
 }
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         }
         Command::Metrics(target) => ask(async { agent::metrics(&target).await.map(|()| true) }),
         Command::Policy(command) => ExitCode::from(policy::run(&command)),
+        Command::Dns(DnsCommand::Query(args)) => ask(async { dns::query(&args).await }),
         Command::Dns(DnsCommand::Check(args)) => ExitCode::from(check::dns(&args)),
         Command::Fleet(command) => match fleet::run(&command) {
             Ok(()) => ExitCode::SUCCESS,

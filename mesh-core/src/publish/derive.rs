@@ -85,10 +85,13 @@ fn imports(state: &State, grant: &Grant, memory: &mut Memory, records: &mut Reco
         cluster_ip && grant.speaks_for(&id.namespace) && state.manifest_addresses(cluster, id).is_empty()
     };
     let ids: BTreeSet<ServiceId> = imported.keys().filter(open).cloned().collect();
-    let declared = imported.keys().flat_map(|id| state.manifest_addresses(cluster, id)).copied();
-    let mut taken: BTreeSet<IpAddr> = declared.collect();
+    let of_manifests = state.facts().service_imports.keys().filter(|key| key.0 == *cluster);
+    let declared: BTreeSet<IpAddr> = of_manifests.flat_map(|key| state.manifest_addresses(cluster, &key.1)).copied().collect();
+    let mut taken = declared.clone();
     memory.imports.retain(|id, addresses| {
-        addresses.retain(|address| grant.service_prefixes.iter().any(|range| range.contains(*address)));
+        // What a manifest names is another service's from then on: no address is ever two services'.
+        let is_granted = |address: &IpAddr| grant.service_prefixes.iter().any(|range| range.contains(*address));
+        addresses.retain(|address| is_granted(address) && !declared.contains(address));
         taken.extend(addresses.iter().copied());
         ids.contains(id)
     });

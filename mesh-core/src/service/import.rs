@@ -118,7 +118,12 @@ pub(super) fn is_open(service: &ImportedService) -> bool {
 
 impl LocalService {
     fn new(service: &Service, endpoints: &[Endpoint]) -> LocalService {
-        let own = Own { cluster: &service.cluster, ports: &service.ports, publish_not_ready: service.publish_not_ready };
+        let own = Own {
+            cluster: &service.cluster,
+            ports: &service.ports,
+            by_number: false,
+            publish_not_ready: service.publish_not_ready,
+        };
         let backends = own.backends(&service.ports, endpoints).into();
         LocalService { service: service.clone(), backends }
     }

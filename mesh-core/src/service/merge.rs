@@ -46,16 +46,32 @@ impl Merged {
                 let same_name = ports.iter().find(|(_, known)| known.name == port.name);
                 match same_name.or_else(|| ports.iter().find(|(_, known)| same_number(known, port))) {
                     None => ports.push((index, port)),
-                    Some((older, known)) if known.name != port.name || !same_number(known, port) => {
+                    Some((older, known)) if *known != port => {
                         disagree(*older, index, "port", &port_name(known), &port_name(port));
                     }
                     Some(_) => {}
                 }
             }
         }
+        // The union is used, and still nobody can count on each port in each cluster (KEP-1645, "Service Port").
+        for (index, port) in &ports {
+            let lacks = |export: &&&Export| !export.ports.iter().any(|own| own.name == port.name || same_number(own, port));
+            let without: Vec<&str> = exports.iter().filter(lacks).map(|export| export.cluster.as_str()).collect();
+            if !without.is_empty() {
+                let message = format!("port: {} in {}, none in {}", port_name(port), exports[*index].cluster, without.join(", "));
+                for of_export in &mut conflicts {
+                    of_export.insert(message.clone());
+                }
+            }
+        }
         let ports: Vec<ServicePort> = ports.into_iter().map(|(_, port)| port.clone()).collect();
         let of = |export: &&Export| {
-            let own = Own { cluster: &export.cluster, ports: &export.ports, publish_not_ready: export.publish_not_ready };
+            let own = Own {
+                cluster: &export.cluster,
+                ports: &export.ports,
+                by_number: oldest.kind == ServiceKind::ClusterIp,
+                publish_not_ready: export.publish_not_ready,
+            };
             own.backends(&ports, &export.endpoints)
         };
         let mut backends: Vec<Backend> = exports.iter().flat_map(of).collect();
@@ -82,6 +98,8 @@ impl Merged {
 pub(super) struct Own<'a> {
     pub(super) cluster: &'a ClusterName,
     pub(super) ports: &'a [ServicePort],
+    /// The merged service has addresses of its own: what counts is the number that clients use, not the port's name.
+    pub(super) by_number: bool,
     pub(super) publish_not_ready: bool,
 }
 
@@ -90,7 +108,7 @@ impl Own<'_> {
     pub(super) fn backends(&self, merged: &[ServicePort], endpoints: &[Endpoint]) -> Vec<Backend> {
         let mut last: Option<Arc<[Option<u16>]>> = None;
         let backend = |endpoint: &Endpoint| {
-            let ports = merged.iter().map(|port| port_at(port, self.ports, endpoint));
+            let ports = merged.iter().map(|port| self.port_at(port, endpoint));
             let ports = last.take().filter(|last| last.iter().copied().eq(ports.clone())).unwrap_or_else(|| ports.collect());
             last = Some(ports.clone());
             Backend {
@@ -105,14 +123,18 @@ impl Own<'_> {
         };
         endpoints.iter().map(backend).collect()
     }
-}
 
-/// Returns where `endpoint` serves `port`: its own Service has that port by name, or else by protocol and number.
-fn port_at(port: &ServicePort, own: &[ServicePort], endpoint: &Endpoint) -> Option<u16> {
-    let by_name = own.iter().find(|own| own.name == port.name && own.protocol == port.protocol);
-    let own = by_name.or_else(|| own.iter().find(|own| same_number(own, port)))?;
-    let at = endpoint.ports.iter().find(|at| at.name == own.name && at.protocol == own.protocol)?;
-    Some(at.port.unwrap_or(own.port))
+    /// Returns where `endpoint` serves the merged `port`, if its own Service has that port.
+    ///
+    /// With addresses of its own, traffic to a port goes only to those whose Service has the same protocol and number (KEP-1645,
+    /// "Service Port"). Behind a headless service clients use the endpoint's own number, which they find by the port's name.
+    fn port_at(&self, port: &ServicePort, endpoint: &Endpoint) -> Option<u16> {
+        let same_name = |own: &&ServicePort| !self.by_number && own.name == port.name && own.protocol == port.protocol;
+        let by_name = self.ports.iter().find(same_name);
+        let own = by_name.or_else(|| self.ports.iter().find(|own| same_number(own, port)))?;
+        let at = endpoint.ports.iter().find(|at| at.name == own.name && at.protocol == own.protocol)?;
+        Some(at.port.unwrap_or(own.port))
+    }
 }
 
 fn same_number(a: &ServicePort, b: &ServicePort) -> bool {
@@ -151,5 +173,6 @@ fn traffic_name(traffic: Traffic) -> String {
 }
 
 fn port_name(port: &ServicePort) -> String {
-    format!("{} {}/{}", port.name.as_deref().unwrap_or("(unnamed)"), port.port, port.protocol)
+    let app = port.app_protocol.as_deref().map(|app| format!(" ({app})")).unwrap_or_default();
+    format!("{} {}/{}{app}", port.name.as_deref().unwrap_or("(unnamed)"), port.port, port.protocol)
 }

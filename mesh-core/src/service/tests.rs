@@ -157,9 +157,10 @@ fn ports_are_merged_by_name_then_by_protocol_and_number() {
     let conflict = web.exporters[1].conflict.as_deref().expect("two ports disagree");
     assert!(conflict.contains("http 80/TCP in east") && conflict.contains("ops 9000/TCP in west"), "{conflict}");
     assert_eq!(web.exporters[0].conflict.as_deref(), Some(conflict));
+    assert!(conflict.contains("port: dns 53/UDP in west, none in east"), "{conflict}");
     let ready = |index| web.ready_backends(index).map(|(a, p)| format!("{a}:{p}")).collect::<Vec<_>>();
-    assert_eq!(ready(0), ["10.1.0.1:8080", "10.2.0.1:8181"]);
-    assert_eq!(ready(1), ["10.1.0.1:9000", "10.2.0.1:9100"]);
+    assert_eq!(ready(0), ["10.1.0.1:8080"], "west's Service has no port 80");
+    assert_eq!(ready(1), ["10.1.0.1:9000", "10.2.0.1:9100"], "the number is the same, whatever its name");
     assert_eq!(ready(2), ["10.2.0.1:5353"]);
     let west = "10.2.0.1".parse().expect("an address");
     assert!(web.has_backend(west, Protocol::Udp, 5353) && !web.has_backend(west, Protocol::Tcp, 5353));
@@ -172,6 +173,34 @@ fn ports_that_agree_are_no_conflict() {
     let web = imported(&fleet(&[("east", &east), ("west", &west)], &[]), "east", "web");
     assert_eq!(ports(&web), ["http:80/TCP"]);
     assert!(web.exporters.iter().all(|exporter| exporter.conflict.is_none()), "{:?}", web.exporters);
+}
+
+#[test]
+fn behind_a_headless_service_the_name_of_a_port_counts_and_not_its_number() {
+    let headless = |number: u16, address: &str| {
+        Cluster::default()
+            .service("web", &format!("clusterIP: None, ports: [{{name: http, port: {number}}}]"))
+            .export("web", "")
+            .slice("web-1", "web", &format!("{{name: http, port: {}}}", 8000 + number), &format!("{{addresses: [{address}]}}"))
+    };
+    let state = fleet(&[("east", &headless(80, "10.1.0.1")), ("west", &headless(81, "10.2.0.1"))], &[]);
+    let web = imported(&state, "east", "web");
+    let ready: Vec<_> = web.ready_backends(0).map(|(address, port)| format!("{address}:{port}")).collect();
+    assert_eq!(ready, ["10.1.0.1:8080", "10.2.0.1:8081"]);
+}
+
+#[test]
+fn ports_that_one_cluster_lacks_or_that_speak_another_protocol_are_a_conflict() {
+    let export = |ports: &str| Cluster::default().service("web", &format!("ports: [{ports}]")).export("web", "");
+    let conflict = |east: &str, west: &str| {
+        let web = imported(&fleet(&[("east", &export(east)), ("west", &export(west))], &[]), "east", "web");
+        assert_eq!(web.exporters[0].conflict, web.exporters[1].conflict, "both are told");
+        web.exporters[0].conflict.clone().expect("they disagree")
+    };
+    assert_eq!(conflict("{name: a, port: 1}, {name: b, port: 2}", "{name: a, port: 1}"), "port: b 2/TCP in east, none in west");
+    assert_eq!(conflict("{name: a, port: 1}", "{name: a, port: 1}, {name: b, port: 2}"), "port: b 2/TCP in west, none in east");
+    let text = conflict("{name: a, port: 1, appProtocol: http}", "{name: a, port: 1}");
+    assert_eq!(text, "port: a 1/TCP (http) in east, which is older and used, a 1/TCP in west");
 }
 
 #[test]

@@ -234,3 +234,90 @@ fn clusterset_addresses_are_distinct_stable_and_the_manifests_first() {
         }
     }
 }
+
+/// A publisher's state in which `names` are exported and the cluster may give out six addresses.
+fn exporting(names: &[&str]) -> State {
+    let mut state = state_of("east");
+    let mut narrow = grant("east");
+    narrow.exports = vec!["shop/*".parse().expect("a pattern")];
+    narrow.service_prefixes = vec![prefix("100.80.1.0/29")];
+    assert_eq!(tell(&mut state, &signed_grant(narrow)), []);
+    let _ = state.apply(Event::Begin(source()), now(0));
+    for resource in names.iter().flat_map(|name| service(name)) {
+        set(&mut state, resource);
+    }
+    let _ = state.apply(Event::Synced(source()), now(0));
+    state
+}
+
+/// Publishes, and returns the address of each service as the records say it.
+fn allocated(publisher: &mut Publisher, state: &mut State, seconds: u64) -> std::collections::BTreeMap<String, std::net::IpAddr> {
+    deliver(&publisher.update(&state.clone(), at(seconds)), state);
+    let imports = state.facts().service_imports.values();
+    imports.map(|import| (import.id.name.to_string(), import.addresses[0])).collect()
+}
+
+/// Two services whose names lead to one address, the second before the first in order.
+fn colliding() -> [String; 2] {
+    let wanted = |name: &str| allocated(&mut publisher(1), &mut exporting(&[name]), 0)[name];
+    let first = "m".to_owned();
+    let same = (0..).map(|number| format!("a{number}")).find(|name| wanted(name) == wanted(&first));
+    [first, same.expect("one in six")]
+}
+
+#[test]
+fn two_services_that_hash_to_one_address_keep_theirs_across_restarts() {
+    let [first, second] = colliding();
+    let (mut state, mut publisher) = (exporting(&[&first]), publisher(1));
+    let alone = allocated(&mut publisher, &mut state, 0);
+    for resource in service(&second) {
+        set(&mut state, resource);
+    }
+    let both = allocated(&mut publisher, &mut state, 1);
+    assert_eq!(both[&first], alone[&first], "who was there stays, whatever the names");
+    assert_ne!(both[&first], both[&second]);
+    // The next life reads the services in another order, and a third one that nobody has given an address yet.
+    let mut restarted = exporting(&["z", &second, &first]);
+    let restore = |saved: &[u8], life| Publisher::restore(cluster("east"), key_of("east"), root().public(), life, saved);
+    let mut next = restore(&publisher.save(), 2).expect("restores");
+    let third = allocated(&mut next, &mut restarted, 2);
+    assert_eq!((third[&first], third[&second]), (both[&first], both[&second]));
+    let distinct: std::collections::BTreeSet<_> = third.values().collect();
+    assert_eq!(distinct.len(), 3);
+    // The first one ends while the publisher is away: the second does not move into its place.
+    let mut next = restore(&next.save(), 3).expect("restores");
+    let mut restarted = exporting(&[&second, "z"]);
+    assert_eq!(allocated(&mut next, &mut restarted, 3)[&second], both[&second]);
+}
+
+#[test]
+fn an_allocated_address_gives_way_to_a_manifest_that_names_it() {
+    let (mut state, mut publisher) = (exporting(&["api", "web"]), publisher(1));
+    let before = allocated(&mut publisher, &mut state, 0);
+    // Also before the service that it is for is exported by anybody.
+    let manifest =
+        ServiceImport { cluster: cluster("east"), id: "shop/late".parse().expect("an id"), addresses: vec![before["api"]] };
+    set(&mut state, Resource::ServiceImport(manifest));
+    let after = allocated(&mut publisher, &mut state, 1);
+    assert_eq!((after["late"], after["web"]), (before["api"], before["web"]));
+    assert!(after["api"] != after["late"] && after["api"] != after["web"], "{after:?}");
+}
+
+#[test]
+fn a_full_range_leaves_services_without_an_address_and_nobody_with_anothers() {
+    let names: Vec<String> = (0..8).map(|number| format!("s{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (mut state, mut publisher) = (exporting(&names), publisher(1));
+    let full = allocated(&mut publisher, &mut state, 0);
+    let distinct: std::collections::BTreeSet<_> = full.values().collect();
+    assert_eq!((full.len(), distinct.len()), (6, 6));
+    // One ends: its address is free for one that had none, not in the same breath but the next time.
+    let gone = full.keys().next().expect("six").clone();
+    unset(&mut state, Key::ServiceExport(cluster("east"), format!("shop/{gone}").parse().expect("an id")));
+    assert_eq!(allocated(&mut publisher, &mut state, 1).len(), 5);
+    let after = allocated(&mut publisher, &mut state, 2);
+    assert_eq!(after.len(), 6);
+    for (name, address) in full.iter().filter(|(name, _)| **name != gone) {
+        assert_eq!(after[name], *address, "{name} moved");
+    }
+}
