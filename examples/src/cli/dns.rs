@@ -21,6 +21,7 @@ pub struct QueryArgs {
     /// The same as --output json
     #[arg(long)]
     pub json: bool,
+    /// Which agent is asked, and how the answer is printed.
     #[command(flatten)]
     pub target: Target,
 }
