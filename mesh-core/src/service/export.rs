@@ -78,10 +78,21 @@ impl State {
     }
 
     fn export_of(&self, cluster: &ClusterName, id: &ServiceId) -> Option<Cow<'_, Export>> {
+        self.export_with(cluster, id, None)
+    }
+
+    /// Returns what `cluster` exports of a service, whose endpoints there may be known already.
+    pub(super) fn export_with(
+        &self,
+        cluster: &ClusterName,
+        id: &ServiceId,
+        known: Option<Vec<Endpoint>>,
+    ) -> Option<Cow<'_, Export>> {
         let facts = self.facts();
         let key = (cluster.clone(), id.clone());
         if facts.service_exports.contains_key(&key) {
-            return self.derived_export(&key, self.endpoints_of(cluster, id)).map(Cow::Owned);
+            let endpoints = known.unwrap_or_else(|| self.endpoints_of(cluster, id));
+            return self.derived_export(&key, endpoints).map(Cow::Owned);
         }
         facts.exports.get(&key).filter(|export| export.kind != ServiceKind::ExternalName).map(Cow::Borrowed)
     }

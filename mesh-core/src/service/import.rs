@@ -44,6 +44,22 @@ impl State {
         importable.then(|| self.merged(cluster, id, exports.iter().map(Cow::as_ref)))
     }
 
+    /// Returns [`State::local_service`] and [`State::imported_service`], whose endpoints are in part the same, at once.
+    pub(super) fn seen_service(&self, cluster: &ClusterName, id: &ServiceId) -> (Option<LocalService>, Option<ImportedService>) {
+        let key = (cluster.clone(), id.clone());
+        let Some(service) = self.facts().services.get(&key) else { return (None, self.imported_service(cluster, id)) };
+        let endpoints = self.endpoints_of(cluster, id);
+        let local = LocalService::new(service, &endpoints);
+        let mut endpoints = Some(endpoints);
+        let exports = self.exporters(id).filter_map(|exporter| {
+            let own = if exporter == cluster { endpoints.take() } else { None };
+            self.export_with(exporter, id, own)
+        });
+        let exports: Vec<Cow<'_, Export>> = exports.collect();
+        let importable = !exports.is_empty() && self.namespace_exists(cluster, &id.namespace);
+        (Some(local), importable.then(|| self.merged(cluster, id, exports.iter().map(Cow::as_ref))))
+    }
+
     /// Returns `cluster`'s own services with their endpoints, by service.
     pub fn local_services(&self, cluster: &ClusterName) -> BTreeMap<ServiceId, LocalService> {
         let mut endpoints = self.endpoints(|of, _| of == cluster);

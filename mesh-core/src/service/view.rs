@@ -75,7 +75,7 @@ impl Services {
         let all = self.local.is_empty() && self.imported.is_empty();
         let mut touched = if all { self.everything(state) } else { self.touched(state, change) };
         let derive = |id: ServiceId| {
-            let (local, imported) = (state.local_service(&self.cluster, &id), state.imported_service(&self.cluster, &id));
+            let (local, imported) = state.seen_service(&self.cluster, &id);
             (id, local, imported)
         };
         let mut derived: Vec<Derived> = std::mem::take(&mut touched.services).into_iter().map(derive).collect();

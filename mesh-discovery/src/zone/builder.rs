@@ -101,20 +101,14 @@ impl Zone {
             let before = table.set(hashes, &stem, id, entry.map(Arc::new));
             let after = table.services.get(hashes[0], |entry| entry.stem() == &*stem);
             if before.as_ref().zip(after).is_none_or(|(before, after)| !after.says_the_same(before)) {
-                let owned = |entry: Option<&Arc<Entry>>| entry.map(|entry| entry.owned()).unwrap_or_default();
-                let (before, after) = (owned(before.as_ref()), owned(after));
-                note(moves, 0, area, &before, &after);
-                note(moves, 1, area, &after, &before);
+                let sides = [(before.as_deref(), after.map(Arc::as_ref)), (after.map(Arc::as_ref), before.as_deref())];
+                for (side, (own, other)) in sides.into_iter().enumerate() {
+                    for (address, name) in own.map(|own| own.owned_beyond(other)).unwrap_or_default() {
+                        moves.entry(address).or_default()[side].push((area, name));
+                    }
+                }
             }
         }
-    }
-}
-
-/// Notes what is in `names` and not in `others`.
-fn note(moves: &mut Moves, side: usize, area: Area, names: &[(IpAddr, Box<[u8]>)], others: &[(IpAddr, Box<[u8]>)]) {
-    let others: BTreeSet<_> = others.iter().collect();
-    for (address, name) in names.iter().filter(|name| !others.contains(name)) {
-        moves.entry(*address).or_default()[side].push((area, name.clone()));
     }
 }
 

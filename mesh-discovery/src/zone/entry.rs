@@ -109,10 +109,18 @@ impl Entry {
             && ports().all(|(a, b)| a.name == b.name && a.protocol == b.protocol)
     }
 
-    /// Returns the addresses that have a reverse name, each with the labels of that name in front of `svc`.
-    pub(super) fn owned(&self) -> Vec<(IpAddr, Box<[u8]>)> {
+    /// Returns the addresses that have a reverse name, each with the labels of that name in front of `svc`; without those that
+    /// `other`, an earlier or later entry of the same service, has as well.
+    pub(super) fn owned_beyond(&self, other: Option<&Entry>) -> Vec<(IpAddr, Box<[u8]>)> {
+        let other = other.filter(|other| other.is_headless() == self.is_headless());
         if !self.is_headless() {
-            return self.addresses.iter().map(|address| (*address, self.stem.clone())).collect();
+            let is_known = |address: &&IpAddr| other.is_some_and(|other| other.addresses.contains(address));
+            return self
+                .addresses
+                .iter()
+                .filter(|address| !is_known(address))
+                .map(|address| (*address, self.stem.clone()))
+                .collect();
         }
         let owned = |host: &Host| {
             let (label, cluster) = self.host_name(host);
@@ -122,7 +130,17 @@ impl Entry {
             name.extend_from_slice(&self.stem);
             (self.address(host), name.into())
         };
-        self.hosts.iter().map(owned).collect()
+        let is_known = |host: &&Host| other.is_some_and(|other| other.has(self, host));
+        self.hosts.iter().filter(|host| !is_known(host)).map(owned).collect()
+    }
+
+    /// Tells whether a host of another entry of this service, with its name and address, is here too.
+    fn has(&self, other: &Entry, host: &Host) -> bool {
+        let first = self.hosts.partition_point(|own| own.hash < host.hash);
+        self.hosts[first..].iter().take_while(|own| own.hash == host.hash).any(|own| {
+            let ((label, cluster), (other_label, other_cluster)) = (self.host_name(own), other.host_name(host));
+            self.address(own) == other.address(host) && *label == *other_label && cluster == other_cluster
+        })
     }
 
     fn is_headless(&self) -> bool {
