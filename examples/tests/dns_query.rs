@@ -15,7 +15,12 @@ fn meshctl_dns_query_answers_from_the_running_agent() {
         return;
     }
     let fleet = common::demo_fleet("dnsquery");
-    common::fetch_until(&fleet, "east/shop/web-0", "http://db.shop.svc.clusterset.local:5432/", |result| result.is_ok());
+    common::fetch_until(
+        &fleet,
+        "east/shop/web-0",
+        "http://db.shop.svc.clusterset.local:5432/",
+        mesh_lab::probe::ProbeResult::is_ok,
+    );
     let socket = fleet.socket(&common::node("east/node-1"));
     let ask = |arguments: &[&str]| {
         let output =
