@@ -86,7 +86,11 @@ fn encoded(text: &str) -> String {
 
 /// Writes an answer for a person.
 fn describe(answer: &Answer) -> String {
-    let by = if answer.authoritative { "this node's own answer" } else { "not the mesh's own name: from an upstream" };
+    let by = match answer.rcode.as_str() {
+        _ if answer.authoritative => "this node's own answer",
+        "REFUSED" => "not the mesh's own name",
+        _ => "not the mesh's own name: from an upstream",
+    };
     let mut text = format!("{} {}: {} ({by})\n", answer.name, answer.rtype, answer.rcode);
     let records = answer.answer.iter().map(|record| ("", record));
     for (mark, record) in records.chain(answer.authority.iter().map(|record| ("authority: ", record))) {
