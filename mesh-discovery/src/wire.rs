@@ -135,54 +135,45 @@ type Target = StaticCompressor<Vec<u8>>;
 /// The answer section of a reply that is being built.
 pub(crate) type AnswerSection = AnswerBuilder<Target>;
 
-/// Builds the reply to `query`, with the question's name exactly as it was asked. What does not fit is left out as a whole,
-/// and the reply says that it is truncated.
+/// Builds the reply to `query`, with the question's name exactly as it was asked. What does not fit is left out, and the reply
+/// says that it is truncated (RFC 2181 §9): clients ask again over TCP, and those that never do have the records that fit.
 pub(crate) fn reply(
     query: &Query<'_>,
     head: Head,
     answers: impl FnOnce(&mut AnswerSection) -> Result<(), PushError>,
     authority: Option<(DnsName, Soa<DnsName>)>,
 ) -> Built {
-    let whole = build(query, head, |builder| {
-        answers(builder)?;
-        Ok(authority)
-    });
-    match whole {
-        Ok(bytes) => Built { bytes, truncated: false },
-        Err(_) => {
-            let empty = build(query, head, |builder| {
-                builder.header_mut().set_tc(true);
-                Ok(None)
-            });
-            // A question and an OPT record are at most 12 + 259 + 11 bytes.
-            Built { bytes: empty.expect("every limit has room for the question"), truncated: true }
-        }
-    }
+    // A question and an OPT record are at most 12 + 259 + 11 bytes.
+    build(query, head, answers, authority).expect("every limit has room for the question")
 }
 
 fn build(
     query: &Query<'_>,
     head: Head,
-    fill: impl FnOnce(&mut AnswerSection) -> Result<Option<(DnsName, Soa<DnsName>)>, PushError>,
-) -> Result<Vec<u8>, PushError> {
+    answers: impl FnOnce(&mut AnswerSection) -> Result<(), PushError>,
+    authority: Option<(DnsName, Soa<DnsName>)>,
+) -> Result<Built, PushError> {
     let mut builder =
         MessageBuilder::from_target(StaticCompressor::new(Vec::with_capacity(512))).map_err(|_| PushError::ShortBuf)?;
-    builder.set_push_limit(query.limit - if query.edns.is_some() { OPT_LEN } else { 0 });
+    // The builder's limit is the first length that is too long.
+    builder.set_push_limit(query.limit + 1 - if query.edns.is_some() { OPT_LEN } else { 0 });
     let mut builder = builder.start_answer(query.message, head.rcode.rcode())?;
     builder.header_mut().set_aa(head.authoritative);
     builder.header_mut().set_ra(head.recursion_available);
-    let authority = fill(&mut builder)?;
+    // A record that does not fit leaves nothing of itself.
+    let mut truncated = answers(&mut builder).is_err();
     let mut builder = builder.authority();
-    if let Some((owner, soa)) = authority {
+    if let Some((owner, soa)) = authority.filter(|_| !truncated) {
         let ttl = soa.minimum();
-        builder.push((owner, Class::IN, ttl, soa))?;
+        truncated = builder.push((owner, Class::IN, ttl, soa)).is_err();
     }
+    builder.header_mut().set_tc(truncated);
     let mut builder = builder.additional();
     if let Some(edns) = query.edns {
         builder.clear_push_limit();
         push_opt(&mut builder, UDP_LIMIT, edns, head.rcode)?;
     }
-    Ok(builder.finish().into_target())
+    Ok(Built { bytes: builder.finish().into_target(), truncated })
 }
 
 /// Builds the reply to a query that cannot be read further than its header.

@@ -13,6 +13,9 @@ use crate::zone::{Area, Data, Zone};
 /// A pointer to the question's name.
 const QUESTION: u16 = 0xc000 | HEADER as u16;
 
+/// The TC bit in the third byte of a message.
+const TRUNCATED: u8 = 0x02;
+
 /// What was written.
 pub(super) struct Written {
     pub(super) area: Area,
@@ -84,10 +87,12 @@ pub(super) fn answer(
         let skip = if rotate { usize::from(query.id()) % count } else { 0 };
         let matching = records.of(qtype);
         for data in matching.clone().skip(skip).chain(matching.take(skip)) {
+            let end = out.bytes.len();
+            out.record(&data, ttl)?;
             if out.is_full() {
+                out.take_back(end);
                 break;
             }
-            out.record(&data, ttl)?;
         }
     }
     let truncated = out.finish(query);
@@ -194,19 +199,26 @@ impl<'a> Writer<'a> {
         self.bytes[begin - 2..begin].copy_from_slice(&len.to_be_bytes());
     }
 
-    /// Sets the counts and adds the OPT record; what does not fit is left out as a whole. Tells whether it was.
-    fn finish(self, query: &QuickQuery<'_>) -> bool {
-        let truncated = self.is_full();
-        let (answers, authorities) = if truncated { (0, 0) } else { (self.answers, self.authorities) };
-        if truncated {
+    /// Leaves out the answer that begins at `end`, and says so.
+    fn take_back(&mut self, end: usize) {
+        self.bytes.truncate(end);
+        self.answers -= 1;
+        self.bytes[2] |= TRUNCATED;
+    }
+
+    /// Sets the counts and adds the OPT record. Tells whether something was left out.
+    fn finish(mut self, query: &QuickQuery<'_>) -> bool {
+        if self.is_full() {
+            // A negative answer without its SOA record.
             self.bytes.truncate(query.header_and_question().len());
-            self.bytes[2] |= 0x02;
+            self.authorities = 0;
+            self.bytes[2] |= TRUNCATED;
         }
-        self.bytes[6..8].copy_from_slice(&answers.to_be_bytes());
-        self.bytes[8..10].copy_from_slice(&authorities.to_be_bytes());
+        self.bytes[6..8].copy_from_slice(&self.answers.to_be_bytes());
+        self.bytes[8..10].copy_from_slice(&self.authorities.to_be_bytes());
         if let Some(edns) = query.edns {
             wire::append_opt(self.bytes, edns);
         }
-        truncated
+        self.bytes[2] & TRUNCATED != 0
     }
 }
