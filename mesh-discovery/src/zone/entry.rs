@@ -96,7 +96,12 @@ impl Entry {
     /// Tells whether all answers about the service and its names are the same as those of `other`, which is of the same service.
     pub(super) fn says_the_same(&self, other: &Entry) -> bool {
         let hosts = || self.hosts.iter().zip(&other.hosts);
-        let ports = || self.ports().iter().zip(other.ports());
+        // Ports that no SRV record names say nothing.
+        let is_same_port = |srv: &Srv| {
+            let [own, theirs] = [self, other].map(|entry| &entry.ports()[usize::from(srv.port)]);
+            let [name, other_name] = [own, theirs].map(|port| port.name.as_deref().unwrap_or_default());
+            name.eq_ignore_ascii_case(other_name) && own.protocol == theirs.protocol
+        };
         let of_one_name = |(a, b): (&Host, &Host)| {
             let ((label, cluster), (other_label, other_cluster)) = (self.host_name(a), other.host_name(b));
             a.address == b.address && *label == *other_label && cluster == other_cluster
@@ -106,7 +111,7 @@ impl Entry {
             && self.hosts.len() == other.hosts.len()
             && hosts().all(of_one_name)
             && self.srvs == other.srvs
-            && ports().all(|(a, b)| a.name == b.name && a.protocol == b.protocol)
+            && self.srvs.iter().all(is_same_port)
     }
 
     /// Returns the addresses that have a reverse name, each with the labels of that name in front of `svc`; without those that

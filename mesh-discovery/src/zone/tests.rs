@@ -209,7 +209,7 @@ fn config(number: usize) -> ZoneConfig {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_is_what_the_rules_say_after_every_change(steps in vec(step(), 1..50), squash in 1usize..4, config_number in 0usize..4) {
