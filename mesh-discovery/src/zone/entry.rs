@@ -96,7 +96,7 @@ impl Entry {
     /// Tells whether all answers about the service and its names are the same as those of `other`, which is of the same service.
     pub(super) fn says_the_same(&self, other: &Entry) -> bool {
         let hosts = || self.hosts.iter().zip(&other.hosts);
-        // Ports that no SRV record names say nothing.
+        // Only ports that have a name of their own in the zone say something by it.
         let is_same_port = |srv: &Srv| {
             let [own, theirs] = [self, other].map(|entry| &entry.ports()[usize::from(srv.port)]);
             let [name, other_name] = [own, theirs].map(|port| port.name.as_deref().unwrap_or_default());
@@ -111,7 +111,7 @@ impl Entry {
             && self.hosts.len() == other.hosts.len()
             && hosts().all(of_one_name)
             && self.srvs == other.srvs
-            && self.srvs.iter().all(is_same_port)
+            && self.srvs.iter().filter(|srv| srv.named).all(is_same_port)
     }
 
     /// Returns the addresses that have a reverse name, each with the labels of that name in front of `svc`; without those that
