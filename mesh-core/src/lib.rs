@@ -92,6 +92,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod state;
 pub mod time;
+pub mod traffic;
 pub mod verdict;
 
 pub use bytes::Bytes;
@@ -106,9 +107,8 @@ pub use prefix::{Prefix, PrefixMap};
 pub use publish::{Publisher, RestoreError};
 pub use record::{Opened, Record, RecordError, RecordKey, RootRecord, SignError, Statement, Version};
 pub use resource::{
-    Endpoint, EndpointPort, EndpointSlice, Export, ExportTraffic, Key, Lease, Locality, NamedPort, Namespace, Node, NodeLink,
-    Protocol, Resource, Service, ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, Traffic, WireGuardKey,
-    Workload,
+    Endpoint, EndpointPort, EndpointSlice, Export, Key, Lease, NamedPort, Namespace, Node, NodeLink, Protocol, Resource, Service,
+    ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, WireGuardKey, Workload,
 };
 pub use service::{
     Backend, ExportCondition, ExportValidity, Exporter, ImportedService, ImportedServices, LocalService, Services,
@@ -117,4 +117,5 @@ pub use settings::{CrossClusterDefault, Settings};
 pub use snapshot::SnapshotError;
 pub use state::{Facts, Freshness, Located, State, StateConfig, Trust};
 pub use time::{Now, Time, WallTime};
+pub use traffic::{ExportTraffic, Locality, Traffic};
 pub use verdict::{Direction, Reason, RuleId, RuleName, Tier, Verdict};
