@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_benches::allocations::LiveBytes;
+use mesh_benches::allocations::{LiveBytes, resident};
 use mesh_benches::services::Catalog;
 use mesh_core::{Change, Services, State};
 use mesh_discovery::{ZoneBuilder, ZoneConfig};
@@ -16,9 +16,7 @@ use mesh_discovery::{ZoneBuilder, ZoneConfig};
 static ALLOCATOR: LiveBytes = LiveBytes;
 
 fn main() {
-    // `cargo bench -- NAME` means criterion's benchmarks of that name, which this is none of.
-    let mut names = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
-    if names.peek().is_some() && !names.any(|name| "discovery_memory".contains(&name)) {
+    if !mesh_benches::is_wanted("discovery_memory") {
         return;
     }
     let services = if mesh_benches::is_measured() { 100_000 } else { 100 };
@@ -58,11 +56,4 @@ fn report(catalog: Catalog, state: &State, state_bytes: usize, told: Duration) {
         elapsed.as_millis(),
         per(live),
     );
-}
-
-/// Returns the bytes of memory that the process occupies; 0 where the kernel does not say.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<usize>().ok());
-    pages.unwrap_or(0) * 4096
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_benches::allocations::LiveBytes;
+use mesh_benches::allocations::{LiveBytes, resident};
 use mesh_benches::fleet::{Fleet, Size};
 use mesh_core::{Change, State};
 use mesh_policy::Compiler;
@@ -16,9 +16,7 @@ use mesh_policy::Compiler;
 static ALLOCATOR: LiveBytes = LiveBytes;
 
 fn main() {
-    // `cargo bench -- NAME` means criterion's benchmarks of that name, which this is none of.
-    let mut names = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
-    if names.peek().is_some() && !names.any(|name| "policy_memory".contains(&name)) {
+    if !mesh_benches::is_wanted("policy_memory") {
         return;
     }
     let size = Size { workloads: 1_000_000, identities: 100_000, policies: 1000, rules_per_policy: 10 }.to_measure();
@@ -55,11 +53,4 @@ fn report(size: Size, state: &State, set_up: Duration) {
         per(live),
         per(peak),
     );
-}
-
-/// Returns the bytes of memory that the process occupies; 0 where the kernel does not say.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<usize>().ok());
-    pages.unwrap_or(0) * 4096
 }

@@ -31,3 +31,10 @@ mod yaml;
 pub fn is_measured() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
+
+/// Tells whether the benchmark `name` is among those that were asked for: `cargo bench -- NAME` means criterion's benchmarks of
+/// that name, of which one without criterion is none.
+pub fn is_wanted(name: &str) -> bool {
+    let mut names = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    names.peek().is_none() || names.any(|wanted| name.contains(&wanted))
+}

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_core::{FiveTuple, Protocol};
 
+pub mod checksum;
 mod icmp;
 mod ip;
 

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use mesh_core::Now;
 use mesh_dataplane::Health;
+use mesh_dataplane::packet::checksum::{fold, sum};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{debug, warn};
 
@@ -77,8 +78,8 @@ impl Prober {
         packet[8..].copy_from_slice(&self.token);
         // The checksum of ICMPv6 covers addresses that the kernel chooses, and the kernel writes it.
         if family == 0 {
-            let sum = checksum(&packet);
-            packet[2..4].copy_from_slice(&sum.to_be_bytes());
+            let checksum = !fold(sum(&packet));
+            packet[2..4].copy_from_slice(&checksum.to_be_bytes());
         }
         packet
     }
@@ -100,14 +101,6 @@ fn raw(domain: Domain, protocol: Protocol) -> io::Result<UdpSocket> {
 
 fn family(address: IpAddr) -> usize {
     usize::from(address.is_ipv6())
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
 }
 
 #[cfg(test)]
@@ -136,6 +129,6 @@ mod tests {
 
     #[test]
     fn a_request_has_the_right_checksum() {
-        assert_eq!(checksum(&prober().request(0, 1)), 0, "over itself it is zero");
+        assert_eq!(fold(sum(&prober().request(0, 1))), 0xffff, "with the checksum in it");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_core::{Change, NodeId, Now, Prefix, ServiceId, Services, State};
+use mesh_core::{Change, NodeId, Now, PrefixMap, ServiceId, Services, State};
 use mesh_dataplane::health::Moved;
 use mesh_dataplane::planner::services::View;
 use mesh_dataplane::{Health, Plan, ServicePlanner, ServiceTable, Tunnel};
@@ -73,10 +73,10 @@ impl TrafficRole {
 
     /// Probes the peers that have backends, each by its first overlay address that the plan leads to it.
     pub fn follow(&mut self, state: &State, plan: &Plan, now: Now) {
+        let owners: PrefixMap<&NodeId> = plan.routes.iter().map(|(prefix, node)| (*prefix, node)).collect();
         let overlay = |node: &NodeId| {
             let link = state.facts().links.get(node)?;
-            let owner = |address: IpAddr| (0..=128).rev().find_map(|len| plan.routes.get(&Prefix::new(address, len)?));
-            let reaches = |address: &IpAddr| owner(*address) == Some(node);
+            let reaches = |address: &IpAddr| owners.lookup(*address).is_some_and(|(_, owner)| *owner == node);
             link.overlay.iter().copied().find(|address| self.prober.speaks(*address) && reaches(address))
         };
         let hosts = self.planner.nodes().filter(|node| plan.peers.contains_key(*node));
