@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Key, Resource};
+use crate::{Key, Opened, Resource};
 
 /// A source of facts, by a name that is unique in the process (`manifests`, `store`, …).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,8 @@ pub enum Event {
     Unset(SourceId, Key),
     /// A signed record or root record, as it travelled.
     Record(Bytes),
+    /// A signed record or root record whose form and signature were found right by [`open`](crate::record::open).
+    Opened(Arc<Opened>),
     /// The source has told everything.
     Synced(SourceId),
 }

@@ -137,6 +137,9 @@ pub enum RecordError {
 }
 
 /// The contents of bytes whose form and signature are right; whether the signer has a say is another question.
+///
+/// Only [`open`] makes one, so that a record that was verified once, on whatever thread, can be given to any number of states
+/// as [`Event::Opened`](crate::Event::Opened).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// The key that signed.
@@ -147,6 +150,14 @@ pub struct Opened {
     pub statement: Statement,
     /// SHA-256 over all that is signed: equal statements, equal digests, however the envelope was written.
     pub digest: [u8; 32],
+    bytes: Bytes,
+}
+
+impl Opened {
+    /// Returns the bytes as they travelled.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
 }
 
 /// What a signer says.
@@ -182,13 +193,14 @@ fn seal(kind: wire::Kind, payload: Vec<u8>, key: &SecretKey) -> Result<Bytes, Si
 }
 
 /// Reads a record and checks its signature against the signer's key inside.
-pub fn open(bytes: &[u8]) -> Result<Opened, RecordError> {
+pub fn open(bytes: &Bytes) -> Result<Opened, RecordError> {
     let too_large = |max| RecordError::TooLarge { len: bytes.len(), max };
     if bytes.len() > MAX_ROOT_RECORD_BYTES {
         return Err(too_large(MAX_ROOT_RECORD_BYTES));
     }
     let form = |what: &str| RecordError::Form(what.into());
-    let wire::Envelope { kind, payload, signer, signature } = wire::Envelope::decode(bytes).map_err(|_| form("no envelope"))?;
+    let wire::Envelope { kind, payload, signer, signature } =
+        wire::Envelope::decode(&bytes[..]).map_err(|_| form("no envelope"))?;
     let kind = wire::Kind::from_number(kind).ok_or_else(|| form("an unknown kind"))?;
     if bytes.len() > limit(kind) {
         return Err(too_large(limit(kind)));
@@ -200,7 +212,7 @@ pub fn open(bytes: &[u8]) -> Result<Opened, RecordError> {
         return Err(RecordError::Signature { signer });
     }
     let (fleet, statement) = parse(kind, &payload).map_err(RecordError::Form)?;
-    Ok(Opened { signer, fleet, statement, digest: Sha256::digest(&signed).into() })
+    Ok(Opened { signer, fleet, statement, digest: Sha256::digest(&signed).into(), bytes: bytes.clone() })
 }
 
 /// Returns the record in bytes that were opened before.

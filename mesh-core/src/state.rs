@@ -180,7 +180,8 @@ impl State {
                 self.refresh(&key, &mut change);
             }
             Event::Unset(source, key) => self.withdraw(&key, &Origin::Source(source), &mut change),
-            Event::Record(bytes) => self.take_signed(bytes, &mut change),
+            Event::Record(bytes) => self.take_signed(&bytes, &mut change),
+            Event::Opened(opened) => self.take_opened(&opened, &mut change),
             Event::Synced(source) => {
                 if let Some(told) = self.shadows.remove(&source) {
                     let origin = Origin::Source(source.clone());

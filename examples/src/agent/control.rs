@@ -74,7 +74,7 @@ impl Control {
     /// Takes an event; nothing is derived yet.
     pub fn handle_event(&mut self, event: Event) {
         self.unpublished = true;
-        let is_record = matches!(event, Event::Record(_));
+        let is_record = matches!(event, Event::Record(_) | Event::Opened(_));
         let change = self.state.apply(event, self.clock.now());
         self.take(change, is_record);
     }

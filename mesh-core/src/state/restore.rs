@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use bytes::Bytes;
+
 use super::ledger::Evidence;
 use super::{Origin, State, Trust};
 use crate::record::{self, Statement};
@@ -48,10 +50,10 @@ impl State {
             self.restore_evidence(evidence)?;
         }
         for bytes in body.root {
-            self.take_signed(bytes, &mut change);
+            self.take_signed(&bytes, &mut change);
         }
         for kept in body.records {
-            self.take_signed(kept.bytes.clone(), &mut change);
+            self.take_signed(&kept.bytes, &mut change);
             if kept.disputed {
                 self.dispute(&kept.bytes, &mut change);
             }
@@ -76,7 +78,7 @@ impl State {
     }
 
     /// Marks the held record that has these bytes as one of two with its version.
-    fn dispute(&mut self, bytes: &[u8], change: &mut Change) {
+    fn dispute(&mut self, bytes: &Bytes, change: &mut Change) {
         let Ok(opened) = record::open(bytes) else { return };
         let Statement::Record(Record { cluster, key, version, .. }) = opened.statement else { return };
         let signer = self.ledger.clusters.get_mut(&cluster).and_then(|known| known.signers.get_mut(&opened.signer));

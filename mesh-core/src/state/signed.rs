@@ -8,35 +8,45 @@ use bytes::Bytes;
 use super::ledger::{Noted, Sha, Standing};
 use super::{Origin, State, Trust};
 use crate::record::{self, RecordError};
-use crate::{Change, ClusterName, Key, PublicKey, Record, RecordKey, Refusal, RefusalReason, Resource, Statement, Version};
+use crate::{
+    Change, ClusterName, Key, Opened, PublicKey, Record, RecordKey, Refusal, RefusalReason, Resource, Statement, Version,
+};
 
 impl State {
     /// Takes a signed statement in, as it travelled.
-    pub(super) fn take_signed(&mut self, bytes: Bytes, change: &mut Change) {
-        let Trust::Signed { root, .. } = self.config.trust else {
+    pub(super) fn take_signed(&mut self, bytes: &Bytes, change: &mut Change) {
+        if !matches!(self.config.trust, Trust::Signed { .. }) {
             return self.refuse(change, "record", RefusalReason::NotAllowedHere, "no fleet is configured");
-        };
-        let opened = match record::open(&bytes) {
-            Ok(opened) => opened,
+        }
+        match record::open(bytes) {
+            Ok(opened) => self.take_opened(&opened, change),
             Err(error) => {
                 let reason = match error {
                     RecordError::Signature { .. } => RefusalReason::BadSignature,
                     RecordError::TooLarge { .. } | RecordError::Form(_) => RefusalReason::Malformed,
                 };
-                return self.refuse(change, "record", reason, error.to_string());
+                self.refuse(change, "record", reason, error.to_string());
             }
+        }
+    }
+
+    /// Takes a signed statement in whose signature was verified.
+    pub(super) fn take_opened(&mut self, opened: &Opened, change: &mut Change) {
+        let Trust::Signed { root, .. } = self.config.trust else {
+            return self.refuse(change, "record", RefusalReason::NotAllowedHere, "no fleet is configured");
         };
         let subject = opened.statement.to_string();
         if opened.fleet != root {
             return self.refuse(change, subject, RefusalReason::ForeignFleet, format!("for the fleet of {}", opened.fleet));
         }
-        match opened.statement {
-            Statement::Record(record) => self.take_record(&record, opened.signer, opened.digest, &bytes, change),
+        let (digest, bytes) = (opened.digest, opened.bytes());
+        match &opened.statement {
+            Statement::Record(record) => self.take_record(record, opened.signer, digest, bytes, change),
             Statement::Root(_) if opened.signer != root => {
                 let detail = format!("signed by {}, which is not the root", opened.signer);
                 self.refuse(change, subject, RefusalReason::BadSignature, detail);
             }
-            Statement::Root(record) => self.take_root(record, &subject, opened.digest, bytes, change),
+            Statement::Root(record) => self.take_root(record.clone(), &subject, digest, bytes.clone(), change),
         }
         self.watch_time(change);
     }

@@ -33,6 +33,7 @@ pub(crate) async fn next(source: &mut dyn Source) -> String {
         Event::Set(_, resource) => format!("set {}", resource.key()),
         Event::Unset(_, key) => format!("unset {key}"),
         Event::Record(bytes) => format!("record {}", String::from_utf8_lossy(&bytes)),
+        Event::Opened(opened) => format!("opened {}", opened.statement),
     }
 }
 
