@@ -55,7 +55,7 @@ impl Change {
 /// Something that was not believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What was refused, as far as it could be read (`east slice/node-1`).
+    /// What was refused, as far as it could be read (`east slice/shop/node-1`).
     pub subject: String,
     /// Why.
     pub reason: RefusalReason,

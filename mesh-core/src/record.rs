@@ -45,8 +45,8 @@ pub enum RecordKey {
     Node(ObjectName),
     /// A namespace.
     Namespace(NamespaceName),
-    /// The workloads of one node.
-    Slice(ObjectName),
+    /// The workloads of one namespace on one node.
+    Slice(NamespaceName, ObjectName),
     /// An exported service with its endpoints.
     Export(ServiceId),
     /// Clusterset addresses allocated for a service in the cluster itself.
@@ -249,7 +249,7 @@ fn limit(kind: wire::Kind) -> usize {
 }
 
 impl fmt::Display for Statement {
-    /// Writes `east slice/node-1`, or `grant of east`.
+    /// Writes `east slice/shop/node-1`, or `grant of east`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Statement::Record(record) => write!(f, "{} {}", record.cluster, record.key),
@@ -269,12 +269,12 @@ impl fmt::Display for Version {
 }
 
 impl fmt::Display for RecordKey {
-    /// Writes `slice/node-1`.
+    /// Writes `slice/shop/node-1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RecordKey::Node(name) => write!(f, "node/{name}"),
             RecordKey::Namespace(name) => write!(f, "namespace/{name}"),
-            RecordKey::Slice(node) => write!(f, "slice/{node}"),
+            RecordKey::Slice(namespace, node) => write!(f, "slice/{namespace}/{node}"),
             RecordKey::Export(id) => write!(f, "export/{id}"),
             RecordKey::Import(id) => write!(f, "import/{id}"),
             RecordKey::Lease => f.write_str("lease"),
@@ -293,7 +293,10 @@ impl FromStr for RecordKey {
         Ok(match kind {
             "node" => RecordKey::Node(name.parse()?),
             "namespace" => RecordKey::Namespace(name.parse()?),
-            "slice" => RecordKey::Slice(name.parse()?),
+            "slice" => {
+                let (namespace, node) = name.split_once('/').ok_or_else(parts)?;
+                RecordKey::Slice(namespace.parse()?, node.parse()?)
+            }
             "export" => RecordKey::Export(name.parse()?),
             "import" => RecordKey::Import(name.parse()?),
             _ => return Err(parts()),

@@ -23,7 +23,7 @@ const ROOT: &str = "fleet";
 const MAX_NAME: usize = 200;
 const ENDING: &str = ".rec";
 
-/// Where a record lies in a store: `east/slice__node-1.rec`, `fleet/grant__east.rec`.
+/// Where a record lies in a store: `east/slice__shop__node-1.rec`, `fleet/grant__east.rec`.
 ///
 /// The path says what the record is about, so that a newer one takes its place. It proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +35,7 @@ impl RecordPath {
         let name = match key {
             RecordKey::Node(name) => format!("node__{name}"),
             RecordKey::Namespace(name) => format!("namespace__{name}"),
-            RecordKey::Slice(node) => format!("slice__{node}"),
+            RecordKey::Slice(namespace, node) => format!("slice__{namespace}__{node}"),
             RecordKey::Export(id) => format!("export__{}__{}", id.namespace, id.name),
             RecordKey::Import(id) => format!("import__{}__{}", id.namespace, id.name),
             RecordKey::Lease => "lease".to_owned(),
@@ -212,7 +212,9 @@ mod tests {
         let east = ClusterName::new("east").expect("valid");
         let long = ObjectName::new(&vec!["a".repeat(60); 4].join(".")).expect("valid");
         let id = ServiceId { namespace: "shop".parse().expect("valid"), name: long.clone() };
-        for key in [RecordKey::Node(long.clone()), RecordKey::Slice(long), RecordKey::Export(id), RecordKey::Lease] {
+        let slice = RecordKey::Slice("n".repeat(63).parse().expect("valid"), long.clone());
+        assert!(RecordPath::record(&east, &slice).as_str().starts_with(&format!("east/slice__{}__a", "n".repeat(63))));
+        for key in [RecordKey::Node(long), slice, RecordKey::Export(id), RecordKey::Lease] {
             let path = RecordPath::record(&east, &key);
             assert_eq!(RecordPath::parse(path.as_str()), Some(path.clone()));
             assert!(path.as_str().len() < 255 && !path.is_root(), "{path}");

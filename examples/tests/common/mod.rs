@@ -120,7 +120,7 @@ pub fn slice_record(cluster: &str, node: &str, address: &str, version: (u64, u64
     mesh_core::Record {
         cluster: cluster.parse().unwrap(),
         version: mesh_core::Version { incarnation: version.0, counter: version.1 },
-        key: mesh_core::RecordKey::Slice(node.parse().unwrap()),
+        key: mesh_core::RecordKey::Slice("shop".parse().unwrap(), node.parse().unwrap()),
         resources: vec![mesh_core::Resource::Workload(workload)],
     }
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::Memory;
 use crate::service::allocate;
 use crate::{
-    Export, Grant, Labels, Namespace, NodeId, ObjectName, Prefix, RecordKey, Resource, ServiceId, ServiceImport, ServiceKind,
-    State, WallTime,
+    Export, Grant, Labels, Namespace, NamespaceName, NodeId, ObjectName, Prefix, RecordKey, Resource, ServiceId, ServiceImport,
+    ServiceKind, State, WallTime,
 };
 
 type Records = BTreeMap<RecordKey, Vec<Resource>>;
@@ -44,7 +44,7 @@ fn namespaces(state: &State, grant: &Grant, records: &mut Records) {
 }
 
 fn slices(state: &State, grant: &Grant, records: &mut Records) {
-    let mut slices: BTreeMap<&ObjectName, Vec<Resource>> = BTreeMap::new();
+    let mut slices: BTreeMap<(&NamespaceName, &ObjectName), Vec<Resource>> = BTreeMap::new();
     for workload in state.facts().workloads.values() {
         let Some(node) = &workload.node else { continue };
         if workload.id.cluster != grant.cluster || workload.host_network || workload.addresses.is_empty() {
@@ -52,10 +52,12 @@ fn slices(state: &State, grant: &Grant, records: &mut Records) {
         }
         let resource = Resource::Workload(workload.clone());
         if state.may_publish(grant, &resource) {
-            slices.entry(node).or_default().push(resource);
+            slices.entry((&workload.id.namespace, node)).or_default().push(resource);
         }
     }
-    records.extend(slices.into_iter().map(|(node, resources)| (RecordKey::Slice(node.clone()), resources)));
+    records.extend(
+        slices.into_iter().map(|((namespace, node), resources)| (RecordKey::Slice(namespace.clone(), node.clone()), resources)),
+    );
 }
 
 fn exports(state: &State, grant: &Grant, memory: &mut Memory, now: WallTime, records: &mut Records) {

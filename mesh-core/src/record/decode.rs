@@ -18,7 +18,7 @@ pub(super) fn record(message: wire::Record) -> Decoded<(PublicKey, Record)> {
     let key = match message.key.ok_or("no key")? {
         wire::Key::Node(node) => RecordKey::Node(name(&node)?),
         wire::Key::Namespace(namespace) => RecordKey::Namespace(name(&namespace)?),
-        wire::Key::Slice(node) => RecordKey::Slice(name(&node)?),
+        wire::Key::Slice(slice) => RecordKey::Slice(name(&slice.namespace)?, name(&slice.node)?),
         wire::Key::Export(id) => RecordKey::Export(name(&id)?),
         wire::Key::Import(id) => RecordKey::Import(name(&id)?),
         wire::Key::Lease(_) => RecordKey::Lease,

@@ -28,7 +28,9 @@ fn key(key: &RecordKey) -> wire::Key {
     match key {
         RecordKey::Node(name) => wire::Key::Node(name.to_string()),
         RecordKey::Namespace(name) => wire::Key::Namespace(name.to_string()),
-        RecordKey::Slice(node) => wire::Key::Slice(node.to_string()),
+        RecordKey::Slice(namespace, node) => {
+            wire::Key::Slice(wire::Slice { namespace: namespace.to_string(), node: node.to_string() })
+        }
         RecordKey::Export(id) => wire::Key::Export(id.to_string()),
         RecordKey::Import(id) => wire::Key::Import(id.to_string()),
         RecordKey::Lease => wire::Key::Lease(true),

@@ -51,8 +51,11 @@ fn facts_that_records_do_not_carry_and_giants_are_not_signed() {
 
 #[test]
 fn record_keys_read_back_what_they_write() {
-    for text in ["node/n1", "namespace/shop", "slice/n1", "export/shop/db", "import/shop/db", "lease"] {
+    for text in ["node/n1", "namespace/shop", "slice/shop/n1", "export/shop/db", "import/shop/db", "lease"] {
         assert_eq!(text.parse::<RecordKey>().map(|key| key.to_string()), Ok(text.to_owned()));
+    }
+    for text in ["slice/n1", "slice/shop", "slice/shop/n1/x", "slice//n1"] {
+        assert!(text.parse::<RecordKey>().is_err(), "{text}");
     }
     assert!("export/db".parse::<RecordKey>().is_err() && "x/y".parse::<RecordKey>().is_err());
 }

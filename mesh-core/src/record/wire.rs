@@ -40,7 +40,7 @@ pub(super) struct Record {
     pub(super) incarnation: u64,
     #[prost(uint64, tag = "4")]
     pub(super) counter: u64,
-    #[prost(oneof = "Key", tags = "5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Key", tags = "5, 6, 8, 9, 10, 12")]
     pub(super) key: Option<Key>,
     #[prost(message, repeated, tag = "11")]
     pub(super) resources: Vec<Resource>,
@@ -52,14 +52,22 @@ pub(super) enum Key {
     Node(String),
     #[prost(string, tag = "6")]
     Namespace(String),
-    #[prost(string, tag = "7")]
-    Slice(String),
     #[prost(string, tag = "8")]
     Export(String),
     #[prost(string, tag = "9")]
     Import(String),
     #[prost(bool, tag = "10")]
     Lease(bool),
+    #[prost(message, tag = "12")]
+    Slice(Slice),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Slice {
+    #[prost(string, tag = "1")]
+    pub(super) namespace: String,
+    #[prost(string, tag = "2")]
+    pub(super) node: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -4,12 +4,12 @@
 //! ranked, records are kept by signer until their signer has a say, and a version's digest is remembered for a while after
 //! the version is superseded, so that its twin is still recognised as proof of equivocation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{ClusterName, Grant, Key, PublicKey, Record, RecordKey, Version, WallTime};
+use crate::{ClusterName, Grant, Key, NamespaceName, ObjectName, PublicKey, Record, RecordKey, Version, WallTime};
 
 /// The bytes kept for signers without a say, of all clusters together: enough for a fleet's records to outrun its grants,
 /// not enough for a stranger to fill the memory. What does not fit is refused, and told again by the next resync.
@@ -56,6 +56,8 @@ pub(super) struct Cluster {
 pub(super) struct Signer {
     pub(super) records: BTreeMap<RecordKey, Held>,
     pub(super) evidence: Vec<Evidence>,
+    /// The namespaces of each node's slices.
+    slices: BTreeMap<ObjectName, BTreeSet<NamespaceName>>,
     bytes: usize,
 }
 
@@ -167,6 +169,9 @@ impl Cluster {
         let disputed = signer.evidence.iter().any(twin);
         let Some(held) = signer.records.get_mut(&record.key) else {
             signer.bytes += bytes.len() + OVERHEAD;
+            if let RecordKey::Slice(namespace, node) = &record.key {
+                signer.slices.entry(node.clone()).or_default().insert(namespace.clone());
+            }
             signer.records.insert(record.key.clone(), Held::new(record, digest, bytes, disputed));
             return Noted::New { old: None, disputed };
         };
@@ -199,6 +204,14 @@ impl Cluster {
                 Noted::Replayed(held.version)
             }
         }
+    }
+}
+
+impl Signer {
+    /// Returns the slices of `node`.
+    pub(super) fn slices_of(&self, node: &ObjectName) -> impl Iterator<Item = &Held> {
+        let namespaces = self.slices.get(node).into_iter().flatten();
+        namespaces.filter_map(|namespace| self.records.get(&RecordKey::Slice(namespace.clone(), node.clone())))
     }
 }
 

@@ -229,12 +229,12 @@ impl State {
         self.count_refusal(change, Refusal { subject: subject.into(), reason, detail: detail.into() });
     }
 
-    /// Returns the keys that are judged by the prefixes of `node`: its link, and the workloads in its slice.
+    /// Returns the keys that are judged by the prefixes of `node`: its link, and the workloads in its slices.
     pub(super) fn dependents(&self, node: &crate::NodeId) -> Vec<Key> {
         let signer = self.active.get(&node.cluster);
         let signer = signer.and_then(|key| self.ledger.clusters.get(&node.cluster)?.signers.get(key));
-        let slice = signer.and_then(|signer| signer.records.get(&RecordKey::Slice(node.name.clone())));
-        let workloads = slice.into_iter().flat_map(|held| held.keys.iter().cloned());
+        let slices = signer.into_iter().flat_map(|signer| signer.slices_of(&node.name));
+        let workloads = slices.flat_map(|held| held.keys.iter().cloned());
         let dependents = workloads.chain([Key::NodeLink(node.clone())]);
         dependents.filter(|key| self.offered.contains_key(key)).collect()
     }
@@ -263,8 +263,8 @@ fn check_form(record: &Record) -> super::admission::Admission {
             (RecordKey::Node(name), Resource::Node(node)) => node.id.name == *name,
             (RecordKey::Node(name), Resource::NodeLink(link)) => link.id.name == *name,
             (RecordKey::Namespace(name), Resource::Namespace(namespace)) => namespace.name == *name,
-            (RecordKey::Slice(node), Resource::Workload(workload)) => {
-                workload.node.as_ref() == Some(node) && !workload.host_network
+            (RecordKey::Slice(namespace, node), Resource::Workload(workload)) => {
+                workload.id.namespace == *namespace && workload.node.as_ref() == Some(node) && !workload.host_network
             }
             (RecordKey::Export(id), Resource::Export(export)) => export.id == *id,
             (RecordKey::Import(id), Resource::ServiceImport(import)) => import.id == *id,

@@ -116,8 +116,13 @@ pub(crate) fn workload(id: &str, node: u8, address: &str) -> Resource {
     })
 }
 
+/// A slice of the namespace of the first of `workloads`, else of `shop`.
 pub(crate) fn slice(name: &str, counter: u64, node: u8, workloads: Vec<Resource>) -> Record {
-    record(name, counter, RecordKey::Slice(format!("n{node}").parse().expect("a name")), workloads)
+    let namespace = match workloads.first() {
+        Some(Resource::Workload(workload)) => workload.id.namespace.clone(),
+        _ => "shop".parse().expect("a name"),
+    };
+    record(name, counter, RecordKey::Slice(namespace, format!("n{node}").parse().expect("a name")), workloads)
 }
 
 pub(crate) fn namespace(name: &str, counter: u64, namespace: &str, label: &str) -> Record {

@@ -123,7 +123,7 @@ fn any_record() -> impl Strategy<Value = Record> {
     let key = prop_oneof![
         name().prop_map(RecordKey::Node),
         name().prop_map(RecordKey::Namespace),
-        name().prop_map(RecordKey::Slice),
+        (name(), name()).prop_map(|(namespace, node)| RecordKey::Slice(namespace, node)),
         export().prop_map(|export| RecordKey::Export(export.id)),
         export().prop_map(|export| RecordKey::Import(export.id)),
         Just(RecordKey::Lease),

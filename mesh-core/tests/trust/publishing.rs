@@ -104,7 +104,8 @@ fn at(seconds: u64) -> Now {
 fn what_is_published_is_believed_elsewhere() {
     let (state, mut north) = (east(), granted());
     let records = publisher(1).update(&state, at(0));
-    let expected = ["node/n1", "namespace/shop", "namespace/team-a", "slice/n1", "export/shop/db", "import/shop/db", "lease"];
+    let expected =
+        ["node/n1", "namespace/shop", "namespace/team-a", "slice/shop/n1", "export/shop/db", "import/shop/db", "lease"];
     assert_eq!(keys(&records), expected, "nothing outside the grant");
     deliver(&records, &mut north);
     assert!(north.refusal_counts().is_empty());
@@ -125,13 +126,13 @@ fn only_what_changed_is_signed_again() {
     assert_eq!(keys(&publisher.update(&state, at(10))), ["lease"]);
     set(&mut state, workload("east/shop/web-1", 1, "10.1.1.7"));
     let records = publisher.update(&state, at(11));
-    assert_eq!(keys(&records), ["slice/n1"]);
+    assert_eq!(keys(&records), ["slice/shop/n1"]);
     deliver(&records, &mut north);
     assert!(knows(&north, "east/shop/web-1"));
     unset(&mut state, workload_key("east/shop/web-0"));
     unset(&mut state, workload_key("east/shop/web-1"));
     let records = publisher.update(&state, at(12));
-    assert_eq!(keys(&records), ["slice/n1"], "a tombstone");
+    assert_eq!(keys(&records), ["slice/shop/n1"], "a tombstone");
     deliver(&records, &mut north);
     assert!(north.facts().workloads.is_empty());
     assert!(publisher.update(&state, at(13)).is_empty());

@@ -121,6 +121,25 @@ fn a_workload_outside_its_nodes_prefixes_is_refused_until_it_is_inside() {
 }
 
 #[test]
+fn a_slice_speaks_of_its_own_namespace_and_node() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    let mut lie = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
+    for key in ["slice/team-a/n1", "slice/shop/n2"] {
+        lie.key = key.parse().expect("a key");
+        assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::NotAllowedHere], "{key}");
+    }
+    assert!(!knows(&state, "east/shop/web-0"));
+    // The slices of all namespaces are judged by their node, also when they come before it.
+    let two = |pod: &str, address| vec![workload(&format!("east/{pod}"), 2, address)];
+    for (counter, workloads) in [(3, two("shop/a", "10.1.2.5")), (4, two("team-a/b", "10.1.2.6"))] {
+        assert_eq!(tell(&mut state, &sign(&slice("east", counter, 2, workloads))), [RefusalReason::UnknownNode]);
+    }
+    accept(&mut state, &node_record("east", 5, 2));
+    assert!(knows(&state, "east/shop/a") && knows(&state, "east/team-a/b"));
+}
+
+#[test]
 fn a_slice_before_its_node_waits_for_it() {
     let mut state = granted();
     let early = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
