@@ -107,9 +107,9 @@ pub fn sign_fleet(
     artifacts.push((RecordPath::policies(), signed));
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(file_error(directory))?;
     for store in stores {
-        let mut store = DirectoryStore::new(store);
+        let store = DirectoryStore::new(store);
         for (path, bytes) in &artifacts {
-            runtime.block_on(store.put(path, bytes.clone()))?;
+            runtime.block_on(store.put(path, bytes.clone(), None))?;
         }
     }
     Ok(artifacts.into_iter().map(|(path, _)| path).collect())

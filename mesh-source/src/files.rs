@@ -68,11 +68,6 @@ impl Files {
         Files { root, accept, known: BTreeMap::new() }
     }
 
-    /// Makes the next look find every file new.
-    pub(crate) fn forget(&mut self) {
-        self.known.values_mut().for_each(|stamp| *stamp = None);
-    }
-
     /// Looks at the directory; files whose stamps are as before are not read.
     pub(crate) fn look(&mut self) -> Look {
         let mut look = Look::default();

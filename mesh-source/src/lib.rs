@@ -46,4 +46,7 @@ pub use inbox::{AnnounceError, InboxDirectory, announce};
 pub use manifests::ManifestDirectory;
 pub use mirror::{Mirror, MirrorFrom};
 pub use source::{Source, SourceError};
-pub use store::{DirectoryStore, MemoryStore, RecordPath, Store, StoreError, StoreSource};
+pub use store::{
+    Claim, ClaimError, DirectoryStore, Following, Hold, Interest, MemoryStore, NobodyListens, RecordPath, Store, StoreError,
+    StoreSource, Teller, Told,
+};

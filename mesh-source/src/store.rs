@@ -1,6 +1,5 @@
 //! Stores of signed records: bytes under paths. No store is trusted with what the bytes say.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -9,13 +8,19 @@ use async_trait::async_trait;
 use mesh_core::record::{MAX_RECORD_BYTES, MAX_ROOT_RECORD_BYTES};
 use mesh_core::{Bytes, ClusterName, RecordKey};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+mod claim;
 mod directory;
+mod follow;
+mod memory;
 mod source;
 
+pub use self::claim::{Claim, ClaimError, Hold};
 pub use self::directory::DirectoryStore;
+pub use self::follow::{Following, Interest, NobodyListens, Teller, Told};
+pub use self::memory::MemoryStore;
 pub use self::source::StoreSource;
-pub(crate) use self::source::record_path;
 
 /// The directory of the root's records: no cluster's record has a root record's name, so a cluster may be called that, too.
 const ROOT: &str = "fleet";
@@ -139,67 +144,68 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// The claim under which the record was to be put is not held any more.
+    #[error("the claim on cluster {cluster} was lost: another publisher may have it, so nothing is put under it any more")]
+    ClaimLost {
+        /// The cluster.
+        cluster: ClusterName,
+    },
+    /// A store that is a service of its own did not do it.
+    #[error("{store}: {reason}")]
+    Service {
+        /// Which store.
+        store: String,
+        /// Why, with a way out.
+        reason: String,
+    },
 }
 
-/// A place for signed records.
+/// A place for signed records, shared by everybody who holds it.
+///
+/// A store is not trusted with what it holds, so nothing in here is checked against grants. What it does promise: of two claims on
+/// a cluster one at most is held at a time, and each has a higher incarnation than the one before.
 #[async_trait]
-pub trait Store: Send {
-    /// Puts a record at a path, in place of the one there.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Puts a record at a path, in place of the one there; with a claim, only while that is held.
     ///
     /// # Errors
-    /// Returns an error where it could not be put; what was there is still there then.
-    async fn put(&mut self, path: &RecordPath, bytes: Bytes) -> Result<(), StoreError>;
+    /// Returns an error where it could not be put, which is [`StoreError::ClaimLost`] where the claim is not held any more.
+    async fn put(&self, path: &RecordPath, bytes: Bytes, claim: Option<&Claim>) -> Result<(), StoreError>;
 
     /// Returns the record at a path.
     ///
     /// # Errors
     /// Returns an error where there is one and it cannot be read.
-    async fn get(&mut self, path: &RecordPath) -> Result<Option<Bytes>, StoreError>;
+    async fn get(&self, path: &RecordPath) -> Result<Option<Bytes>, StoreError>;
 
     /// Returns the paths of all records, in order.
     ///
     /// # Errors
     /// Returns an error where the store cannot be read.
-    async fn list(&mut self) -> Result<Vec<RecordPath>, StoreError>;
+    async fn list(&self) -> Result<Vec<RecordPath>, StoreError>;
 
     /// Removes the record at a path, if there is one.
     ///
     /// # Errors
     /// Returns an error where it is still there.
-    async fn remove(&mut self, path: &RecordPath) -> Result<(), StoreError>;
+    async fn remove(&self, path: &RecordPath) -> Result<(), StoreError>;
+
+    /// Follows the records that are of interest, also as that grows: all of them at first, then each that changes. Never gives up.
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime.
+    fn follow(&self, interest: watch::Receiver<Interest>) -> Following;
+
+    /// Claims the say over a cluster's records for `holder` (a name for people), with an incarnation of `floor` or more.
+    ///
+    /// # Errors
+    /// Returns an error where somebody holds the claim, or where the store cannot tell.
+    async fn claim(&self, cluster: &ClusterName, holder: &str, floor: u64) -> Result<Claim, ClaimError>;
 }
 
 fn check_size(path: &RecordPath, bytes: &[u8]) -> Result<(), StoreError> {
     let (len, limit) = (bytes.len() as u64, path.limit());
     if len > limit { Err(StoreError::TooLarge { path: path.clone(), len, limit }) } else { Ok(()) }
-}
-
-/// A store in memory, for tests and simulations.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryStore {
-    records: BTreeMap<RecordPath, Bytes>,
-}
-
-#[async_trait]
-impl Store for MemoryStore {
-    async fn put(&mut self, path: &RecordPath, bytes: Bytes) -> Result<(), StoreError> {
-        check_size(path, &bytes)?;
-        self.records.insert(path.clone(), bytes);
-        Ok(())
-    }
-
-    async fn get(&mut self, path: &RecordPath) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.records.get(path).cloned())
-    }
-
-    async fn list(&mut self) -> Result<Vec<RecordPath>, StoreError> {
-        Ok(self.records.keys().cloned().collect())
-    }
-
-    async fn remove(&mut self, path: &RecordPath) -> Result<(), StoreError> {
-        self.records.remove(path);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

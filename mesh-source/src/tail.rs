@@ -83,11 +83,14 @@ impl Tail {
         &self.root
     }
 
-    /// Makes the next look find every file new.
-    pub(crate) fn forget(&mut self) {
-        if let Some(files) = &mut self.files {
-            files.forget();
-        }
+    /// Tells whether a look has begun that was not returned yet.
+    pub(crate) fn is_looking(&self) -> bool {
+        self.looking.is_some()
+    }
+
+    /// Makes the next look come at once, also where nothing was heard.
+    pub(crate) fn look_soon(&mut self) {
+        self.next_rescan = self.next_rescan.map(|_| Instant::now());
     }
 
     /// Returns what is different since the last look; at once at the first call, later when something changes.

@@ -69,7 +69,7 @@ impl PublisherRole {
             self.saved = memory;
         }
         for (path, bytes) in std::mem::take(&mut self.waiting) {
-            if let Err(error) = Handle::current().block_on(self.store.put(&path, bytes.clone())) {
+            if let Err(error) = Handle::current().block_on(self.store.put(&path, bytes.clone(), None)) {
                 warn!(%path, %error, "a record was not stored, and will be tried again");
                 self.waiting.entry(path).or_insert(bytes);
             }

@@ -12,7 +12,10 @@ use mesh_dataplane::{Planner, Reconciler};
 use mesh_discovery::{BindError, Server, ZoneConfig, ZoneConfigError};
 use mesh_policy::Compiler;
 use mesh_source::statefile::{self, Loaded, StateFileError};
-use mesh_source::{AnnounceError, InboxDirectory, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles};
+use mesh_source::{
+    AnnounceError, DirectoryStore, InboxDirectory, Interest, ManifestDirectory, Mirror, MirrorFrom, Source, Store, StoreSource,
+    keyfiles,
+};
 use mesh_wireguard::{Ended, Guard, NetlinkError, NodeKey, StartError, TABLE, UserTunnel, UserTunnelConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -111,15 +114,17 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let own = PolicyScope::Cluster(config.node.cluster.clone());
     let manifests = ManifestDirectory::new(SourceId(MANIFESTS.into()), &config.manifests, own);
     let inbox = InboxDirectory::new(SourceId(INBOX.into()), &config.inbox, config.node.cluster.clone());
-    let store = StoreSource::new(SourceId(STORE.into()), &config.store);
+    let records: Arc<dyn Store> = Arc::new(DirectoryStore::new(&config.store));
+    let store = StoreSource::new(SourceId(STORE.into()), &*records, Interest::everything().fixed());
     let mut diagnostics = vec![(MANIFESTS, manifests.diagnostics()), (INBOX, inbox.diagnostics()), (STORE, store.diagnostics())];
     feed(manifests, events.clone());
     feed(inbox, events.clone());
     feed(store, events);
     mesh_source::announce(&config.inbox, &link)?;
     if let Some(mirror) = &config.mirror {
-        let from = mirror.from.iter().map(|from| MirrorFrom { cluster: from.cluster.clone(), directory: from.store.clone() });
-        let mirror = Mirror::new(from, &config.store);
+        let store = |path: &PathBuf| Arc::new(DirectoryStore::new(path));
+        let from = mirror.from.iter().map(|from| MirrorFrom { cluster: from.cluster.clone(), store: store(&from.store) });
+        let mirror = Mirror::new(from, &records);
         diagnostics.extend(mirror.diagnostics().into_values().map(|diagnostics| ("mirror", diagnostics)));
         tokio::spawn(mirror.run());
     }

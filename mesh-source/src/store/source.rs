@@ -1,40 +1,37 @@
-//! The records of a directory store as a source.
+//! The records of a store as a source.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use mesh_core::{Bytes, Event, SourceId};
 use tokio::sync::watch;
 
-use super::RecordPath;
+use super::{Following, Interest, RecordPath, Store, Told};
 use crate::diagnostics::Reporter;
-use crate::files::Look;
-use crate::tail::Tail;
 use crate::{Diagnostics, Source, SourceError};
 
-/// The records of a directory store: all of them at first, then each that changes. What they say is the state's to judge; a
-/// damaged file is bytes that the state refuses.
+/// The records of a store: all of them at first, then each that changes. What they say is the state's to judge; damaged records
+/// are bytes that the state refuses.
 ///
-/// A file that is gone is no event: a record ends by a newer one.
+/// A record that is gone is no event: a record ends by a newer one.
 pub struct StoreSource {
     id: SourceId,
-    tail: Tail,
-    /// What was told of each file.
-    told: BTreeMap<PathBuf, Bytes>,
-    unread: BTreeMap<PathBuf, String>,
-    events: VecDeque<Event>,
-    synced: bool,
+    following: Following,
+    /// What was told of each record.
+    told: BTreeMap<RecordPath, Bytes>,
+    now: Diagnostics,
     reporter: Reporter,
 }
 
 impl StoreSource {
-    /// Follows the store in `directory`; nothing is told before it is there.
-    pub fn new(id: SourceId, directory: impl Into<PathBuf>) -> StoreSource {
-        let tail = Tail::new(directory.into(), |path| record_path(path).map(|path| path.limit()));
+    /// Follows the records of a store that are of interest; nothing is told before it can be read.
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime.
+    pub fn new(id: SourceId, store: &dyn Store, interest: watch::Receiver<Interest>) -> StoreSource {
         let reporter = Reporter::new(&id);
-        let (told, unread, events) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        StoreSource { id, tail, told, unread, events, synced: false, reporter }
+        let (told, now) = (BTreeMap::new(), Diagnostics::default());
+        StoreSource { id, following: store.follow(interest), told, now, reporter }
     }
 
     /// Returns what is wrong now, kept up to date.
@@ -42,45 +39,28 @@ impl StoreSource {
         self.reporter.subscribe()
     }
 
-    fn take(&mut self, look: Look) {
-        for path in &look.gone {
-            self.unread.remove(path);
-            self.told.remove(path);
-        }
-        let mut records = Vec::new();
-        for (path, content) in look.changed {
-            match content {
-                Ok(bytes) => {
-                    self.unread.remove(&path);
-                    if self.told.get(&path).is_none_or(|told| *told != bytes) {
-                        let bytes = Bytes::from(bytes);
-                        self.told.insert(path.clone(), bytes.clone());
-                        records.push((path, bytes));
-                    }
-                }
-                Err(error) => {
-                    self.unread.insert(path, error.to_string());
-                }
+    fn take(&mut self, told: Told) -> Option<Event> {
+        match told {
+            Told::Begin => Some(Event::Begin(self.id.clone())),
+            Told::Record(path, bytes) => {
+                let before = self.told.insert(path, bytes.clone());
+                (before.as_ref() != Some(&bytes)).then_some(Event::Record(bytes))
+            }
+            Told::Gone(path) => {
+                self.told.remove(&path);
+                None
+            }
+            Told::Synced => {
+                self.now.synced = true;
+                self.reporter.report(self.now.clone());
+                Some(Event::Synced(self.id.clone()))
+            }
+            Told::Problems(problems) => {
+                self.now.problems = problems;
+                self.reporter.report(self.now.clone());
+                None
             }
         }
-        // Grants come first: what they allow is judged by them.
-        records.sort_by_key(|(path, _)| !record_path(path).is_some_and(|path| path.is_root()));
-        let first = !self.synced && !look.no_root;
-        if first {
-            self.synced = true;
-            self.events.push_back(Event::Begin(self.id.clone()));
-        }
-        self.events.extend(records.into_iter().map(|(_, bytes)| Event::Record(bytes)));
-        if first {
-            self.events.push_back(Event::Synced(self.id.clone()));
-        }
-        let root = self.tail.root();
-        let mut problems: Vec<_> = self.tail.problem().map(str::to_owned).into_iter().collect();
-        let unreadable = look.unreadable.iter().map(|(path, error)| (path, error.to_string()));
-        for (path, error) in unreadable.chain(self.unread.iter().map(|(path, error)| (path, error.clone()))) {
-            problems.push(format!("{}: {error}: make it readable for this process", root.join(path).display()));
-        }
-        self.reporter.report(Diagnostics { synced: self.synced, problems, ..Diagnostics::default() });
     }
 }
 
@@ -88,15 +68,11 @@ impl StoreSource {
 impl Source for StoreSource {
     async fn next(&mut self) -> Result<Event, SourceError> {
         loop {
-            if let Some(event) = self.events.pop_front() {
+            let ended = || SourceError::Ended { name: self.id.0.to_string() };
+            let told = self.following.next().await.ok_or_else(ended)?;
+            if let Some(event) = self.take(told) {
                 return Ok(event);
             }
-            let look = self.tail.changes().await;
-            self.take(look);
         }
     }
-}
-
-pub(crate) fn record_path(path: &Path) -> Option<RecordPath> {
-    RecordPath::parse(path.to_str()?)
 }

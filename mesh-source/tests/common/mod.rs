@@ -10,6 +10,8 @@ use mesh_source::{Diagnostics, Source};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+pub(crate) mod conformance;
+
 /// Nothing in these tests takes this long unless it is broken.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
