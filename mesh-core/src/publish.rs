@@ -7,17 +7,20 @@
 //! Facts outside the cluster's own grant are not published: nobody would believe them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::addresses::Addresses;
+use self::dirty::Index;
 use crate::{
-    ClusterName, Lease, Now, PublicKey, Record, RecordKey, Resource, SecretKey, ServiceId, SignError, State, Time, Version,
-    WallTime,
+    Change, ClusterName, Grant, Key, Lease, Now, PublicKey, Record, RecordKey, Resource, SecretKey, ServiceId, ServiceImport,
+    SignError, State, Time, Version, WallTime,
 };
 
+mod addresses;
 mod derive;
+mod dirty;
 mod saved;
 
 pub use self::saved::RestoreError;
@@ -35,38 +38,55 @@ pub struct Publisher {
     counter: u64,
     /// What was signed last for each key; `None` for what an earlier life of the publisher signed.
     published: BTreeMap<RecordKey, Option<Vec<Resource>>>,
-    memory: Memory,
+    /// When each export was first signed.
+    first_signed: BTreeMap<ServiceId, WallTime>,
+    addresses: Addresses,
+    index: Index,
+    /// What changed since the last update; `None`: everything.
+    pending: Option<Change>,
     leased: Option<Time>,
     unsigned: BTreeMap<RecordKey, SignError>,
-}
-
-/// What outlives a publisher.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Memory {
-    /// When each export was first signed.
-    exports: BTreeMap<ServiceId, WallTime>,
-    /// The clusterset addresses that were allocated.
-    imports: BTreeMap<ServiceId, Vec<IpAddr>>,
 }
 
 impl Publisher {
     /// Makes a publisher that has published nothing. `incarnation` was never used before with this key.
     pub fn new(cluster: ClusterName, key: SecretKey, root: PublicKey, incarnation: u64) -> Publisher {
         Publisher {
+            index: Index::new(cluster.clone()),
             cluster,
             key,
             root,
             incarnation,
             counter: 0,
             published: BTreeMap::new(),
-            memory: Memory::default(),
+            first_signed: BTreeMap::new(),
+            addresses: Addresses::default(),
+            pending: None,
             leased: None,
             unsigned: BTreeMap::new(),
         }
     }
 
+    /// Takes notice of a change of the state: what it concerns is derived by the next update.
+    ///
+    /// Every change since the first update must be noted, and before that none has to be.
+    pub fn note(&mut self, change: &Change) {
+        let Some(pending) = &mut self.pending else { return };
+        if change.dirty.contains(&Key::Grant(self.cluster.clone())) {
+            return self.look_again();
+        }
+        // Of other clusters, what they export decides which services need addresses here.
+        let concerns = |key: &&Key| key.cluster() == Some(&self.cluster) || matches!(key, Key::Export(..));
+        pending.dirty.extend(change.dirty.iter().filter(concerns).cloned());
+    }
+
+    /// Makes the next update derive everything, as the first one does.
+    pub fn look_again(&mut self) {
+        self.pending = None;
+    }
+
     /// Returns the records that are to be handed out: those that say something else than before, tombstones of what is gone,
-    /// and a lease when it is time for one.
+    /// and a lease when it is time for one. Its cost is that of the records that the noted changes concern.
     ///
     /// Nothing is published without a grant in force that names this publisher's key, and nothing but leases while a source
     /// of the state is telling (a cluster is not empty because nobody has spoken yet). Write [`Publisher::save`] to the disk
@@ -76,16 +96,21 @@ impl Publisher {
         let Some(grant) = grant else { return Vec::new() };
         let mut records = Vec::new();
         if state.is_settled() {
-            let wanted = derive::derive(state, grant, &mut self.memory, now.wall);
-            let gone: Vec<_> = self.published.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
-            for (key, resources) in wanted {
-                if self.published.get(&key).and_then(Option::as_ref) != Some(&resources) {
+            let wanted = self.derive(state, grant, now.wall);
+            let (gone, standing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, resources)| resources.is_empty());
+            for (key, resources) in standing {
+                if self.published.get(&key).and_then(Option::as_ref) == Some(&resources) {
+                    self.unsigned.remove(&key);
+                } else {
                     records.extend(self.sign(key, resources));
                 }
             }
-            for key in gone {
-                records.extend(self.sign(key.clone(), Vec::new()));
-                self.published.remove(&key);
+            for (key, _) in gone {
+                self.unsigned.remove(&key);
+                if self.published.contains_key(&key) {
+                    records.extend(self.sign(key.clone(), Vec::new()));
+                    self.published.remove(&key);
+                }
             }
         }
         if self.poll_timeout() <= now.time {
@@ -93,6 +118,53 @@ impl Publisher {
             records.extend(self.sign(RecordKey::Lease, vec![Resource::Lease(lease)]));
             self.published.remove(&RecordKey::Lease);
             self.leased = Some(now.time);
+        }
+        records
+    }
+
+    /// Returns what each record that the noted changes concern is to say.
+    fn derive(&mut self, state: &State, grant: &Grant, now: WallTime) -> BTreeMap<RecordKey, Vec<Resource>> {
+        let dirty = match self.pending.replace(Change::default()) {
+            Some(change) => self.index.of(state, &change),
+            None => {
+                let mut dirty = self.index.everything(state);
+                self.published.keys().for_each(|key| dirty.add(key));
+                dirty.services.extend(self.first_signed.keys().chain(self.addresses.given.keys()).cloned());
+                self.addresses.reset(grant);
+                dirty
+            }
+        };
+        let nodes = dirty.nodes.into_iter().map(|name| {
+            let resources = derive::node(state, grant, &name);
+            (RecordKey::Node(name), resources)
+        });
+        let namespaces = dirty.namespaces.into_iter().map(|name| {
+            let resources = derive::namespace(state, grant, &name);
+            (RecordKey::Namespace(name), resources)
+        });
+        let slices = dirty.slices.into_iter().map(|slice| {
+            let resources = derive::slice(state, grant, &self.index, &slice);
+            (RecordKey::Slice(slice.0, slice.1), resources)
+        });
+        let mut records: BTreeMap<_, _> = nodes.chain(namespaces).chain(slices).collect();
+        for id in &dirty.services {
+            let export = derive::export(state, grant, id);
+            let export = match export {
+                Some(mut export) => {
+                    export.created = Some(*self.first_signed.entry(id.clone()).or_insert(now));
+                    vec![Resource::Export(export)]
+                }
+                None => {
+                    self.first_signed.remove(id);
+                    Vec::new()
+                }
+            };
+            records.insert(RecordKey::Export(id.clone()), export);
+        }
+        for (id, addresses) in self.addresses.update(state, grant, &dirty.services) {
+            let import = ServiceImport { cluster: self.cluster.clone(), id: id.clone(), addresses };
+            let import = if import.addresses.is_empty() { Vec::new() } else { vec![Resource::ServiceImport(import)] };
+            records.insert(RecordKey::Import(id), import);
         }
         records
     }

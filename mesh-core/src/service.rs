@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::{ClusterName, NodeId, Protocol, Service, ServiceId, ServiceKind, ServicePort, SessionAffinity, Traffic, WallTime};
 
 mod allocate;
+mod concerns;
 mod export;
 mod import;
 mod merge;
@@ -15,6 +16,7 @@ mod tests;
 mod view;
 
 pub use self::allocate::allocate;
+pub(crate) use self::concerns::Concerns;
 pub use self::export::{ExportCondition, ExportValidity};
 pub use self::view::Services;
 

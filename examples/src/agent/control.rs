@@ -86,6 +86,9 @@ impl Control {
         }
         self.snapshot_due |= is_record && !change.dirty.is_empty();
         self.names.note(&change);
+        if let Some(publisher) = &mut self.publisher {
+            publisher.note(&change);
+        }
         self.overview_due |= !change.is_empty();
         self.pending.merge(change);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mesh_core::publish::Publisher;
-use mesh_core::{Bytes, ClusterName, Now, State};
+use mesh_core::{Bytes, Change, ClusterName, Now, State};
 use mesh_source::keyfiles;
 use mesh_source::statefile::{self, Loaded};
 use mesh_source::{DirectoryStore, RecordPath, Store};
@@ -49,6 +49,11 @@ impl PublisherRole {
     /// Tells whether there is something to do although the state has not changed: a lease to sign, a record to store.
     pub fn is_due(&self, now: Now) -> bool {
         self.publisher.poll_timeout() <= now.time || !self.waiting.is_empty()
+    }
+
+    /// Takes notice of a change of the state.
+    pub fn note(&mut self, change: &Change) {
+        self.publisher.note(change);
     }
 
     /// Signs what changed, and puts it into the store. Blocks: not for a runtime's worker.

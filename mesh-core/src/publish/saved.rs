@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Memory, Publisher};
+use super::{Addresses, Publisher};
 use crate::{ClusterName, PublicKey, RecordKey, SecretKey, ServiceId, WallTime};
 
 /// Why a publisher cannot go on from what is saved.
@@ -49,8 +49,8 @@ impl Publisher {
             cluster: self.cluster.clone(),
             incarnation: self.incarnation,
             counter: self.counter,
-            exports: self.memory.exports.clone(),
-            imports: self.memory.imports.clone(),
+            exports: self.first_signed.clone(),
+            imports: self.addresses.given.clone(),
             records: self.published.keys().cloned().collect(),
         };
         serde_json::to_vec_pretty(&saved).expect("names, numbers and addresses have a JSON form")
@@ -73,7 +73,8 @@ impl Publisher {
             return Err(RestoreError::Incarnation { last: saved.incarnation });
         }
         let mut publisher = Publisher::new(cluster, key, root, incarnation);
-        publisher.memory = Memory { exports: saved.exports, imports: saved.imports };
+        publisher.first_signed = saved.exports;
+        publisher.addresses = Addresses::restore(saved.imports);
         publisher.published = saved.records.into_iter().map(|key| (key, None)).collect();
         Ok(publisher)
     }

@@ -1,29 +1,30 @@
 //! Clusterset addresses out of a range: the same service gets the same address wherever it can.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
 use crate::{Prefix, ServiceId};
 
-/// Returns the address for `id` in `range` that is not `taken`; `None` when there is none left.
+/// Returns the address for `id` in `range` that is not taken; `None` when there is none left. `taken` says how many addresses
+/// are taken at most, and whether one is.
 ///
 /// The search begins at a hash of the service's name and goes on address by address, so that an address depends on little but
 /// the name. The first address of a range (network, or IPv6's subnet-router anycast) and the last (IPv4's broadcast) are nobody's.
-pub fn allocate(range: Prefix, taken: &BTreeSet<IpAddr>, id: &ServiceId) -> Option<IpAddr> {
+pub fn allocate(range: Prefix, taken: (usize, impl Fn(&IpAddr) -> bool), id: &ServiceId) -> Option<IpAddr> {
+    let (count, is_taken) = taken;
     let (first, last) = (bits(range.address()), bits(range.last_address()));
     let usable = (last - first).checked_sub(1).filter(|usable| *usable > 0)?;
     let digest: [u8; 32] = Sha256::digest(id.to_string().as_bytes()).into();
     let hash = digest.iter().take(16).fold(0u128, |hash, byte| hash << 8 | u128::from(*byte));
     // Among one more candidate than there are taken addresses, one is free.
-    let probes = usable.min(taken.len() as u128 + 1);
+    let probes = usable.min(count as u128 + 1);
     let start = hash % usable;
     let candidate = |step: u128| {
         let offset = if step < usable - start { start + step } else { step - (usable - start) };
         address(first + 1 + offset, range.is_ipv4())
     };
-    (0..probes).map(candidate).find(|address| !taken.contains(address))
+    (0..probes).map(candidate).find(|address| !is_taken(address))
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -39,7 +40,13 @@ fn address(bits: u128, v4: bool) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    fn allocate(range: Prefix, taken: &BTreeSet<IpAddr>, id: &ServiceId) -> Option<IpAddr> {
+        super::allocate(range, (taken.len(), |address: &IpAddr| taken.contains(address)), id)
+    }
 
     fn id(name: &str) -> ServiceId {
         format!("shop/{name}").parse().expect("a service")

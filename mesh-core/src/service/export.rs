@@ -123,24 +123,19 @@ impl State {
         })
     }
 
-    /// Returns the conditions of `cluster`'s ServiceExports: whether each exports something, and with whom it disagrees.
+    /// Returns the conditions of `cluster`'s ServiceExports: whether each exports something, and with whom it disagrees. Its
+    /// cost is the size of the services that `cluster` exports.
     pub fn export_conditions(&self, cluster: &ClusterName) -> BTreeMap<ServiceId, ExportCondition> {
-        let exports = self.exports();
-        let mut conflicts: BTreeMap<&ServiceId, String> = BTreeMap::new();
-        for group in exports.chunk_by(|a, b| a.id == b.id) {
-            let exporters = Merged::new(group).exporters;
-            let own = exporters.into_iter().find(|exporter| exporter.cluster == *cluster);
-            if let Some(conflict) = own.and_then(|exporter| exporter.conflict) {
-                conflicts.insert(&group[0].id, conflict);
-            }
-        }
-        let ids: BTreeSet<&ServiceId> =
-            self.facts().service_exports.keys().filter(|key| key.0 == *cluster).map(|key| &key.1).collect();
-        let condition = |id: &ServiceId| ExportCondition {
-            validity: self.export_validity(cluster, id),
-            conflict: conflicts.get(id).cloned(),
+        let conflict = |id: &ServiceId| {
+            let exports = self.exports_of(id);
+            let exports = exports.iter().map(Cow::as_ref);
+            // Without an own export there is nobody to disagree.
+            exports.clone().find(|export| export.cluster == *cluster)?;
+            Merged::new(exports).exporters.into_iter().find(|exporter| exporter.cluster == *cluster)?.conflict
         };
-        ids.into_iter().map(|id| (id.clone(), condition(id))).collect()
+        let ids = self.facts().service_exports.keys().filter(|key| key.0 == *cluster).map(|key| &key.1);
+        let condition = |id: &ServiceId| ExportCondition { validity: self.export_validity(cluster, id), conflict: conflict(id) };
+        ids.map(|id| (id.clone(), condition(id))).collect()
     }
 
     fn export_validity(&self, cluster: &ClusterName, id: &ServiceId) -> ExportValidity {

@@ -117,7 +117,8 @@ impl State {
             let mut addresses = Vec::new();
             for v4 in [true, false] {
                 let mut of_family = ranges.iter().filter(|range| range.is_ipv4() == v4);
-                let address = of_family.find_map(|range| allocate(*range, &taken, id));
+                let address =
+                    of_family.find_map(|range| allocate(*range, (taken.len(), |address: &IpAddr| taken.contains(address)), id));
                 taken.extend(address);
                 addresses.extend(address);
             }

@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-
+use super::concerns::Concerns;
 use super::import::is_open;
 use super::{ImportedService, LocalService};
-use crate::{Change, ClusterName, Key, NamespaceName, ObjectName, ServiceId, State};
+use crate::{Change, ClusterName, ServiceId, State};
 
 /// The services that one cluster sees: its own and the imported ones, kept up to date at the cost of what changed.
 ///
@@ -19,23 +17,11 @@ use crate::{Change, ClusterName, Key, NamespaceName, ObjectName, ServiceId, Stat
 /// have, allocates all of them again.
 #[derive(Clone, Debug)]
 pub struct Services {
-    cluster: ClusterName,
+    concerns: Concerns,
     local: BTreeMap<ServiceId, Arc<LocalService>>,
     imported: BTreeMap<ServiceId, Arc<ImportedService>>,
-    /// The service of each slice that was seen, to find it again when the slice is gone or is another one's.
-    slices: HashMap<(ClusterName, NamespaceName, ObjectName), ServiceId, RandomState>,
-    /// The namespaces that existed in the cluster.
-    namespaces: BTreeSet<NamespaceName>,
     /// What was allocated where no publisher is: for every service that waits for an address.
     given: BTreeMap<ServiceId, Vec<IpAddr>>,
-}
-
-/// What an update has to look at.
-#[derive(Default)]
-struct Touched {
-    services: BTreeSet<ServiceId>,
-    /// Something that allocation depends on is different.
-    allocate: bool,
 }
 
 /// A service as the state has it now.
@@ -44,19 +30,12 @@ type Derived = (ServiceId, Option<LocalService>, Option<ImportedService>);
 impl Services {
     /// Makes the empty view of `cluster`.
     pub fn new(cluster: ClusterName) -> Services {
-        Services {
-            cluster,
-            local: BTreeMap::new(),
-            imported: BTreeMap::new(),
-            slices: HashMap::default(),
-            namespaces: BTreeSet::new(),
-            given: BTreeMap::new(),
-        }
+        Services { concerns: Concerns::new(cluster), local: BTreeMap::new(), imported: BTreeMap::new(), given: BTreeMap::new() }
     }
 
     /// Returns the cluster whose view it is.
     pub fn cluster(&self) -> &ClusterName {
-        &self.cluster
+        self.concerns.cluster()
     }
 
     /// Returns the cluster's own services.
@@ -73,15 +52,15 @@ impl Services {
     /// services that are different now. The first time, and as long as the view is empty, everything is read.
     pub fn update(&mut self, state: &State, change: &Change) -> BTreeSet<ServiceId> {
         let all = self.local.is_empty() && self.imported.is_empty();
-        let mut touched = if all { self.everything(state) } else { self.touched(state, change) };
+        let concerned = if all { self.concerns.everything(state) } else { self.concerns.of(state, change) };
         let derive = |id: ServiceId| {
-            let (local, imported) = state.seen_service(&self.cluster, &id);
+            let (local, imported) = state.seen_service(self.concerns.cluster(), &id);
             (id, local, imported)
         };
-        let mut derived: Vec<Derived> = std::mem::take(&mut touched.services).into_iter().map(derive).collect();
+        let mut derived: Vec<Derived> = concerned.services.into_iter().map(derive).collect();
         let mut changed = BTreeSet::new();
         if state.allocates() {
-            self.allocate(state, &mut derived, touched.allocate, &mut changed);
+            self.allocate(state, &mut derived, concerned.allocate, &mut changed);
         }
         for (id, local, mut imported) in derived {
             let different = put(&mut self.local, &id, local);
@@ -97,61 +76,6 @@ impl Services {
         changed
     }
 
-    fn everything(&mut self, state: &State) -> Touched {
-        let facts = state.facts();
-        self.namespaces = state.namespaces(&self.cluster).cloned().collect();
-        self.slices = facts.slices.iter().map(|(key, slice)| (key.clone(), slice.service.clone())).collect();
-        let own = facts.services.keys().filter(|key| key.0 == self.cluster).map(|key| &key.1);
-        Touched { services: own.chain(state.exported(None)).cloned().collect(), allocate: true }
-    }
-
-    fn touched(&mut self, state: &State, change: &Change) -> Touched {
-        let mut touched = Touched::default();
-        let mut places = BTreeSet::new();
-        for key in &change.dirty {
-            let own = key.cluster() == Some(&self.cluster);
-            match key {
-                Key::Service(_, id) | Key::ServiceExport(_, id) | Key::Export(_, id) => {
-                    touched.services.insert(id.clone());
-                    places.extend(own.then_some(&id.namespace));
-                }
-                Key::ServiceImport(_, id) if own => {
-                    touched.services.insert(id.clone());
-                    touched.allocate = true;
-                    places.insert(&id.namespace);
-                }
-                Key::EndpointSlice(cluster, namespace, name) => {
-                    let key = (cluster.clone(), namespace.clone(), name.clone());
-                    touched.services.extend(self.slices.remove(&key));
-                    if let Some(slice) = state.facts().slices.get(&key) {
-                        touched.services.insert(slice.service.clone());
-                        self.slices.insert(key, slice.service.clone());
-                    }
-                }
-                Key::Namespace(_, namespace) if own => {
-                    places.insert(namespace);
-                }
-                Key::Workload(id) if own => {
-                    places.insert(&id.namespace);
-                }
-                Key::Grant(_) if own => touched.allocate = true,
-                _ => {}
-            }
-        }
-        for namespace in places {
-            let exists = state.namespace_exists(&self.cluster, namespace);
-            if exists != self.namespaces.contains(namespace) {
-                if exists {
-                    self.namespaces.insert(namespace.clone())
-                } else {
-                    self.namespaces.remove(namespace)
-                };
-                touched.services.extend(state.exported(Some(namespace)).cloned());
-            }
-        }
-        touched
-    }
-
     /// Gives addresses to the services that wait for one: those of the last time, unless something that they depend on changed.
     fn allocate(&mut self, state: &State, derived: &mut [Derived], mut again: bool, changed: &mut BTreeSet<ServiceId>) {
         for (id, _, imported) in derived.iter() {
@@ -165,7 +89,7 @@ impl Services {
         }
         if again {
             let before = std::mem::take(&mut self.given);
-            self.given = state.allocations(&self.cluster, before.keys()).into_iter().collect();
+            self.given = state.allocations(self.concerns.cluster(), before.keys()).into_iter().collect();
             let derived: BTreeSet<&ServiceId> = derived.iter().map(|(id, ..)| id).collect();
             for (id, addresses) in self.given.iter().filter(|(id, addresses)| before.get(*id) != Some(*addresses)) {
                 if let Some(service) = self.imported.get_mut(id).filter(|_| !derived.contains(id)) {

@@ -1,6 +1,7 @@
 //! Who is believed: grants, signed records, leases, publishers and snapshots, told as stories and checked as properties.
 
 mod fixture;
+mod incremental;
 mod properties;
 mod publishing;
 mod snapshots;

@@ -86,6 +86,12 @@ fn publisher(incarnation: u64) -> Publisher {
     Publisher::new(cluster("east"), key_of("east"), root().public(), incarnation)
 }
 
+/// Publishes what is so now: nothing was noted.
+fn publish(publisher: &mut Publisher, state: &State, now: Now) -> Vec<(RecordKey, Bytes)> {
+    publisher.look_again();
+    publisher.update(state, now)
+}
+
 fn keys(records: &[(RecordKey, Bytes)]) -> Vec<String> {
     records.iter().map(|(key, _)| key.to_string()).collect()
 }
@@ -103,7 +109,7 @@ fn at(seconds: u64) -> Now {
 #[test]
 fn what_is_published_is_believed_elsewhere() {
     let (state, mut north) = (east(), granted());
-    let records = publisher(1).update(&state, at(0));
+    let records = publish(&mut publisher(1), &state, at(0));
     let expected =
         ["node/n1", "namespace/shop", "namespace/team-a", "slice/shop/n1", "export/shop/db", "import/shop/db", "lease"];
     assert_eq!(keys(&records), expected, "nothing outside the grant");
@@ -120,34 +126,34 @@ fn what_is_published_is_believed_elsewhere() {
 #[test]
 fn only_what_changed_is_signed_again() {
     let (mut state, mut publisher, mut north) = (east(), publisher(1), granted());
-    deliver(&publisher.update(&state, at(0)), &mut north);
-    assert!(publisher.update(&state, at(1)).is_empty());
+    deliver(&publish(&mut publisher, &state, at(0)), &mut north);
+    assert!(publish(&mut publisher, &state, at(1)).is_empty());
     assert_eq!(publisher.poll_timeout(), at(10).time);
-    assert_eq!(keys(&publisher.update(&state, at(10))), ["lease"]);
+    assert_eq!(keys(&publish(&mut publisher, &state, at(10))), ["lease"]);
     set(&mut state, workload("east/shop/web-1", 1, "10.1.1.7"));
-    let records = publisher.update(&state, at(11));
+    let records = publish(&mut publisher, &state, at(11));
     assert_eq!(keys(&records), ["slice/shop/n1"]);
     deliver(&records, &mut north);
     assert!(knows(&north, "east/shop/web-1"));
     unset(&mut state, workload_key("east/shop/web-0"));
     unset(&mut state, workload_key("east/shop/web-1"));
-    let records = publisher.update(&state, at(12));
+    let records = publish(&mut publisher, &state, at(12));
     assert_eq!(keys(&records), ["slice/shop/n1"], "a tombstone");
     deliver(&records, &mut north);
     assert!(north.facts().workloads.is_empty());
-    assert!(publisher.update(&state, at(13)).is_empty());
+    assert!(publish(&mut publisher, &state, at(13)).is_empty());
 }
 
 #[test]
 fn an_export_ends_with_its_manifest_although_its_own_record_is_read_back() {
     let (mut state, mut publisher) = (east(), publisher(1));
-    deliver(&publisher.update(&state, at(0)), &mut state);
-    assert!(publisher.update(&state, at(1)).is_empty());
+    deliver(&publish(&mut publisher, &state, at(0)), &mut state);
+    assert!(publish(&mut publisher, &state, at(1)).is_empty());
     let exported =
         |state: &State| state.exports().iter().map(|export| (export.id.to_string(), export.created)).collect::<Vec<_>>();
     assert_eq!(exported(&state)[0], ("shop/db".into(), Some(at(0).wall)), "its age is the signed one");
     unset(&mut state, Key::ServiceExport(cluster("east"), "shop/db".parse().expect("an id")));
-    let gone = publisher.update(&state, at(2));
+    let gone = publish(&mut publisher, &state, at(2));
     assert_eq!(keys(&gone), ["export/shop/db", "import/shop/db"]);
     deliver(&gone, &mut state);
     assert!(exported(&state).is_empty());
@@ -156,7 +162,7 @@ fn an_export_ends_with_its_manifest_although_its_own_record_is_read_back() {
 #[test]
 fn a_restarted_publisher_goes_on() {
     let (mut state, mut first, mut north) = (east(), publisher(1), granted());
-    deliver(&first.update(&state, at(0)), &mut north);
+    deliver(&publish(&mut first, &state, at(0)), &mut north);
     let saved = first.save();
     let restore = |incarnation| Publisher::restore(cluster("east"), key_of("east"), root().public(), incarnation, &saved);
     assert!(matches!(restore(1), Err(RestoreError::Incarnation { last: 1 })));
@@ -164,14 +170,14 @@ fn a_restarted_publisher_goes_on() {
     // While it was down a workload's namespace went away.
     unset(&mut state, workload_key("east/team-a/lost"));
     let before = north.facts().clone();
-    let records = second.update(&state, at(100));
+    let records = publish(&mut second, &state, at(100));
     assert!(keys(&records).contains(&"namespace/team-a".to_owned()), "the tombstone");
     deliver(&records, &mut north);
     assert!(!north.namespace_exists(&cluster("east"), &"team-a".parse().expect("a name")));
     assert_eq!(north.facts().exports, before.exports, "an export keeps its age");
     assert_eq!(north.facts().service_imports, before.service_imports, "a service keeps its addresses");
     // What the first one said is over.
-    let old = first.update(&state, at(101));
+    let old = publish(&mut first, &state, at(101));
     assert_eq!(keys(&old)[0], "namespace/team-a");
     for (_, bytes) in old {
         assert_eq!(tell(&mut north, &bytes), [RefusalReason::Replayed]);
@@ -186,17 +192,17 @@ fn a_restarted_publisher_goes_on() {
 #[test]
 fn nothing_is_published_or_buried_before_the_sources_have_spoken() {
     let (mut state, mut first) = (east(), publisher(1));
-    let _ = first.update(&state, at(0));
+    let _ = publish(&mut first, &state, at(0));
     let saved = first.save();
     let mut second = Publisher::restore(cluster("east"), key_of("east"), root().public(), 2, &saved).expect("restores");
     let mut empty = state_of("east");
-    assert!(second.update(&empty, at(1)).is_empty(), "no grant");
+    assert!(publish(&mut second, &empty, at(1)).is_empty(), "no grant");
     assert_eq!(tell(&mut empty, &signed_grant(grant("east"))), []);
     let _ = empty.apply(Event::Begin(source()), now(0));
-    assert_eq!(keys(&second.update(&empty, at(2))), ["lease"], "no tombstones");
+    assert_eq!(keys(&publish(&mut second, &empty, at(2))), ["lease"], "no tombstones");
     // Without its grant it has no say, and what it said is not its to bury.
     let _ = tell(&mut state, &revocation("east", 2));
-    assert!(first.update(&state, at(100)).is_empty());
+    assert!(publish(&mut first, &state, at(100)).is_empty());
 }
 
 #[test]
@@ -210,7 +216,7 @@ fn clusterset_addresses_are_distinct_stable_and_the_manifests_first() {
         set(&mut state, resource);
     }
     let _ = state.apply(Event::Synced(source()), now(0));
-    let mut deliver_back = |state: &mut State, seconds| deliver(&publisher.update(&state.clone(), at(seconds)), state);
+    let mut deliver_back = |state: &mut State, seconds| deliver(&publish(&mut publisher, &state.clone(), at(seconds)), state);
     deliver_back(&mut state, 0);
     let imports = |state: &State| state.facts().service_imports.clone();
     let first = imports(&state);
@@ -253,7 +259,7 @@ fn exporting(names: &[&str]) -> State {
 
 /// Publishes, and returns the address of each service as the records say it.
 fn allocated(publisher: &mut Publisher, state: &mut State, seconds: u64) -> std::collections::BTreeMap<String, std::net::IpAddr> {
-    deliver(&publisher.update(&state.clone(), at(seconds)), state);
+    deliver(&publish(publisher, &state.clone(), at(seconds)), state);
     let imports = state.facts().service_imports.values();
     imports.map(|import| (import.id.name.to_string(), import.addresses[0])).collect()
 }
