@@ -44,6 +44,7 @@ impl Catalog {
         let grant = Grant {
             cluster: Catalog::cluster(),
             key: Some(SecretKey::from_bytes([2; 32]).public()),
+            next_key: None,
             prefixes: vec!["10.0.0.0/8".parse().expect("a prefix")],
             service_prefixes: vec!["100.64.0.0/10".parse().expect("a prefix")],
             namespaces: vec![NamePattern("*".into())],

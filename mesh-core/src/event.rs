@@ -78,6 +78,8 @@ pub enum RefusalReason {
     Revoked,
     /// An address or prefix that the grant does not hold.
     OutsidePrefixes,
+    /// An address or prefix that the grants of two clusters hold.
+    Contested,
     /// A namespace that the grant does not hold.
     OutsideNamespaces,
     /// A service that the grant does not let the cluster export.
@@ -114,6 +116,7 @@ impl RefusalReason {
             RefusalReason::GrantExpired => "grant-expired",
             RefusalReason::Revoked => "revoked",
             RefusalReason::OutsidePrefixes => "outside-prefixes",
+            RefusalReason::Contested => "contested",
             RefusalReason::OutsideNamespaces => "outside-namespaces",
             RefusalReason::OutsideExports => "outside-exports",
             RefusalReason::OutsideNode => "outside-node",

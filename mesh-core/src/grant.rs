@@ -16,6 +16,8 @@ pub struct Grant {
     pub cluster: ClusterName,
     /// The key that signs its records; `None` only in an offline check, where nothing is signed.
     pub key: Option<PublicKey>,
+    /// The key that takes its place, accepted beside it until a grant names it alone: see [`Grant::keys`].
+    pub next_key: Option<PublicKey>,
     /// The prefixes of its workloads.
     pub prefixes: Vec<Prefix>,
     /// The range from which its publisher allocates clusterset addresses.
@@ -38,6 +40,12 @@ impl Grant {
     /// Tells whether the grant is in force at `now`.
     pub fn is_valid_at(&self, now: WallTime) -> bool {
         self.not_before <= now && now < self.not_after
+    }
+
+    /// Returns the keys whose signatures count: the key, and the one that follows it. Of two records about one thing the higher
+    /// version counts, whichever key signed it.
+    pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
+        self.key.into_iter().chain(self.next_key.filter(|next| self.key != Some(*next)))
     }
 
     /// Tells whether the cluster may speak for `namespace`.

@@ -25,6 +25,7 @@
 //! let grant = Grant {
 //!     cluster: "east".parse()?,
 //!     key: Some(east_key.public()),
+//!     next_key: None,
 //!     prefixes: vec!["10.1.0.0/16".parse()?],
 //!     service_prefixes: vec![],
 //!     namespaces: vec![NamePattern("shop".into())],

@@ -32,7 +32,9 @@ pub const LEASE_TTL_SECONDS: u32 = 30;
 #[derive(Debug)]
 pub struct Publisher {
     cluster: ClusterName,
+    /// The key that signs, and the one that takes its place once the grant names it.
     key: SecretKey,
+    next_key: Option<SecretKey>,
     root: PublicKey,
     incarnation: u64,
     counter: u64,
@@ -55,6 +57,7 @@ impl Publisher {
             index: Index::new(cluster.clone()),
             cluster,
             key,
+            next_key: None,
             root,
             incarnation,
             counter: 0,
@@ -85,6 +88,12 @@ impl Publisher {
         self.pending = None;
     }
 
+    /// Gives the publisher the key that it goes on with once the grant of its own state names it: it then signs anew all that
+    /// stands, so that a later grant can do without the old key.
+    pub fn set_next_key(&mut self, key: SecretKey) {
+        self.next_key = Some(key);
+    }
+
     /// Returns the records that are to be handed out: those that say something else than before, tombstones of what is gone,
     /// and a lease when it is time for one. Its cost is that of the records that the noted changes concern.
     ///
@@ -92,8 +101,11 @@ impl Publisher {
     /// of the state is telling (a cluster is not empty because nobody has spoken yet). Write [`Publisher::save`] to the disk
     /// before handing the records out.
     pub fn update(&mut self, state: &State, now: Now) -> Vec<(RecordKey, Bytes)> {
-        let grant = state.facts().grants.get(&self.cluster).filter(|grant| grant.key == Some(self.key.public()));
-        let Some(grant) = grant else { return Vec::new() };
+        let Some(grant) = state.facts().grants.get(&self.cluster) else { return Vec::new() };
+        self.take_next_key(grant);
+        if !grant.keys().any(|key| key == self.key.public()) {
+            return Vec::new();
+        }
         let mut records = Vec::new();
         if state.is_settled() {
             let wanted = self.derive(state, grant, now.wall);
@@ -167,6 +179,15 @@ impl Publisher {
             records.insert(RecordKey::Import(id), import);
         }
         records
+    }
+
+    fn take_next_key(&mut self, grant: &Grant) {
+        if let Some(next) = self.next_key.take_if(|next| grant.keys().any(|key| key == next.public())) {
+            self.key = next;
+            self.published.values_mut().for_each(|published| *published = None);
+            self.leased = None;
+            self.look_again();
+        }
     }
 
     /// Returns when the next lease is due.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use self::addresses::Addresses;
 use self::index::{FleetPrefixes, Namespaces, ServiceIndex};
+use self::leases::Due;
 use self::ledger::Ledger;
 use self::offers::Offers;
 use crate::settings::{DomainAddresses, Settings};
 use crate::{
-    Change, ClusterName, Event, Key, NodeId, Now, PublicKey, RecordKey, Refusal, RefusalReason, SourceId, Version, WallTime,
-    Workload,
+    Change, ClusterName, Event, Key, NodeId, Now, PublicKey, RecordKey, Refusal, RefusalReason, SourceId, Version, Workload,
 };
 
 mod addresses;
@@ -24,6 +24,7 @@ mod facts;
 mod index;
 mod leases;
 mod ledger;
+mod limits;
 mod offers;
 mod refresh;
 mod restore;
@@ -34,6 +35,7 @@ mod views;
 pub(crate) use self::admission::check_grant;
 pub use self::facts::Facts;
 pub use self::leases::{EXPIRED_AFTER, MAX_CLOCK_SKEW, MAX_LEASE_TTL, STALE_AFTER};
+pub use self::limits::{Limits, Usage};
 
 /// How a state decides what to believe.
 #[derive(Clone, Debug)]
@@ -113,16 +115,16 @@ struct Refused {
 pub struct State {
     config: StateConfig,
     now: Now,
-    /// The next moment that changes something by itself.
-    deadline: Option<WallTime>,
+    /// The next moments that change something by themselves.
+    due: Due,
     /// Everything that is said, by whom.
     offered: BTreeMap<Key, Offers>,
     /// The keys told since `Begin` by the sources that have not said `Synced` yet.
     shadows: BTreeMap<SourceId, BTreeSet<Key>>,
     synced: BTreeSet<SourceId>,
     ledger: Ledger,
-    /// Whose records are offered, for each cluster.
-    active: BTreeMap<ClusterName, PublicKey>,
+    /// Whose records are looked at, for each cluster: what counts of them is offered.
+    active: BTreeMap<ClusterName, Vec<PublicKey>>,
     /// The clusters whose grant is not in force, and why.
     ended: BTreeMap<ClusterName, RefusalReason>,
     freshness: BTreeMap<ClusterName, Freshness>,
@@ -143,7 +145,7 @@ impl State {
         State {
             config,
             now: Now::default(),
-            deadline: None,
+            due: Due::default(),
             offered: BTreeMap::new(),
             shadows: BTreeMap::new(),
             synced: BTreeSet::new(),

@@ -109,6 +109,7 @@ fn grant(cluster: &str, prefixes: &[&str]) -> Resource {
     Resource::Grant(Arc::new(Grant {
         cluster: cluster.parse().expect("a name"),
         key: None,
+        next_key: None,
         prefixes: prefixes.iter().map(|text| prefix(text)).collect(),
         service_prefixes: Vec::new(),
         namespaces: vec![NamePattern("*".into())],

@@ -31,6 +31,8 @@ pub struct FleetFile {
 pub struct FleetCluster {
     /// The key that signs its records; needed for signing a grant, not for an offline check.
     pub key: Option<PublicKey>,
+    /// The key that takes its place, accepted beside it.
+    pub next_key: Option<PublicKey>,
     /// The prefixes of its workloads.
     pub prefixes: Vec<Prefix>,
     /// The range of its clusterset addresses.
@@ -55,6 +57,7 @@ impl FleetFile {
         let grant = |(name, cluster): (&ClusterName, &FleetCluster)| Grant {
             cluster: name.clone(),
             key: cluster.key,
+            next_key: cluster.next_key,
             prefixes: cluster.prefixes.clone(),
             service_prefixes: cluster.service_prefixes.clone(),
             namespaces: cluster.namespaces.clone(),
@@ -141,6 +144,7 @@ fn fleet_cluster<'a>(cursor: &Cursor<'a>, name: &str, granted: &mut Vec<(String,
     let object = cursor.object();
     object.exactly(&[
         "key",
+        "next_key",
         "prefixes",
         "service_prefixes",
         "namespaces",
@@ -150,10 +154,11 @@ fn fleet_cluster<'a>(cursor: &Cursor<'a>, name: &str, granted: &mut Vec<(String,
         "not_after",
         "epoch",
     ]);
-    cluster.key = object.get("key").and_then(|cursor| {
-        let text = cursor.text()?;
-        PublicKey::try_from(text.to_owned()).map_err(|error| cursor.error(error)).ok()
-    });
+    let key = |name| {
+        let cursor = object.get(name)?;
+        PublicKey::try_from(cursor.text()?.to_owned()).map_err(|error| cursor.error(error)).ok()
+    };
+    (cluster.key, cluster.next_key) = (key("key"), key("next_key"));
     let prefixes = |name| object.items(name).into_iter().filter_map(|cursor| Some((cursor.prefix()?, cursor)));
     for (prefix, cursor) in prefixes("prefixes") {
         cluster.prefixes.push(prefix);

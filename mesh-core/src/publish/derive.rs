@@ -60,5 +60,5 @@ fn may_publish(state: &State, grant: &Grant, resource: &Resource) -> bool {
     let in_node = node.is_none_or(|(name, addresses)| {
         state.check_node(&NodeId { cluster: grant.cluster.clone(), name: name.clone() }, addresses).is_ok()
     });
-    in_node && crate::state::check_grant(grant, resource).is_ok()
+    in_node && crate::state::check_grant(grant, resource).is_ok() && state.check_rivals(grant, resource).is_ok()
 }

@@ -148,6 +148,7 @@ pub(super) fn grant(message: wire::Grant) -> Decoded<(PublicKey, RootRecord)> {
     let grant = Grant {
         cluster: name(&message.cluster)?,
         key: Some(public_key(&message.key)?),
+        next_key: if message.next_key.is_empty() { None } else { Some(public_key(&message.next_key)?) },
         prefixes: prefixes(&message.prefixes)?,
         service_prefixes: prefixes(&message.service_prefixes)?,
         namespaces: message.namespaces.iter().map(|pattern| text(pattern).map(NamePattern)).collect::<Result<_, _>>()?,

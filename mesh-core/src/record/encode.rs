@@ -176,6 +176,7 @@ fn grant(grant: &Grant, fleet: Vec<u8>) -> Result<wire::Grant, SignError> {
         not_before: grant.not_before.as_unix_nanos(),
         not_after: grant.not_after.as_unix_nanos(),
         epoch: grant.epoch,
+        next_key: grant.next_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
     })
 }
 

@@ -272,6 +272,9 @@ pub(super) struct Grant {
     pub(super) not_after: u64,
     #[prost(uint64, tag = "11")]
     pub(super) epoch: u64,
+    /// Empty: none. A reader that does not know it believes the key alone.
+    #[prost(bytes = "vec", tag = "12")]
+    pub(super) next_key: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -267,6 +267,7 @@ fn in_a_fleet_addresses_come_from_the_publisher_only_and_age_from_its_signature(
     let grant = crate::Grant {
         cluster: name("east"),
         key: Some(publisher.public()),
+        next_key: None,
         prefixes: vec!["10.1.0.0/16".parse().expect("a prefix")],
         service_prefixes: vec!["100.90.0.0/24".parse().expect("a prefix")],
         namespaces: vec![crate::NamePattern("shop".into())],

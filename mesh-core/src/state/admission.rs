@@ -39,7 +39,24 @@ impl State {
             };
         };
         check_grant(grant, resource)?;
+        self.check_rivals(grant, resource)?;
         if matches!(origin, Origin::Record(..)) { self.check_record(grant, resource) } else { Ok(()) }
+    }
+
+    /// Checks that nobody else is granted the prefixes that `resource` names: an address is the cluster's whose granted prefix
+    /// around it is the longest, and of equally long ones nobody's.
+    pub(crate) fn check_rivals(&self, grant: &Grant, resource: &Resource) -> Admission {
+        if !self.prefixes.has_rivals(&grant.cluster) {
+            return Ok(());
+        }
+        for prefix in claims(resource) {
+            let around = grant.prefixes.iter().filter(|granted| granted.covers(prefix)).map(|granted| granted.len()).max();
+            let rival = around.and_then(|len| self.prefixes.rival(&grant.cluster, prefix, len));
+            if let Some((theirs, other)) = rival {
+                return refuse(RefusalReason::Contested, format!("{prefix}: {theirs} is granted to cluster {other}"));
+            }
+        }
+        Ok(())
     }
 
     /// Checks what is asked of signed facts only: they are inside the prefixes of their node, and of this time.
@@ -143,5 +160,17 @@ pub(crate) fn check_grant(grant: &Grant, resource: &Resource) -> Admission {
             addresses.copied().try_for_each(|address| prefix(Prefix::host(address)))
         }
         _ => Ok(()),
+    }
+}
+
+/// Returns the prefixes that a fact says are its cluster's.
+fn claims(resource: &Resource) -> Vec<Prefix> {
+    let hosts = |addresses: &[IpAddr]| addresses.iter().copied().map(Prefix::host).collect();
+    match resource {
+        Resource::Workload(workload) if !workload.host_network => hosts(&workload.addresses),
+        Resource::Node(node) => node.prefixes.clone(),
+        Resource::NodeLink(link) => hosts(&link.overlay),
+        Resource::Export(export) => export.endpoints.iter().flat_map(|e| e.addresses.iter().copied().map(Prefix::host)).collect(),
+        _ => Vec::new(),
     }
 }

@@ -57,14 +57,18 @@ fn place(key: &Key) -> Option<(&ClusterName, &NamespaceName)> {
 pub(super) struct FleetPrefixes {
     by_cluster: BTreeMap<ClusterName, Vec<Prefix>>,
     by_prefix: PrefixMap<BTreeSet<ClusterName>>,
+    in_force: BTreeSet<ClusterName>,
+    /// The prefixes of other clusters' grants in force that overlap those of a cluster's: the root's mistake.
+    rivals: BTreeMap<ClusterName, Vec<(Prefix, ClusterName)>>,
 }
 
 impl FleetPrefixes {
-    /// Makes `prefixes` the ones of `cluster`; tells whether they were others before.
-    pub(super) fn set(&mut self, cluster: &ClusterName, prefixes: Vec<Prefix>) -> bool {
+    /// Makes `prefixes` the ones of `cluster`, by a grant in force or by the last one that was; `None` where nothing is different,
+    /// else the clusters whose prefixes overlap others than before.
+    pub(super) fn set(&mut self, cluster: &ClusterName, prefixes: &[Prefix], in_force: bool) -> Option<BTreeSet<ClusterName>> {
         let before = self.by_cluster.get(cluster).map(Vec::as_slice).unwrap_or_default();
-        if *before == *prefixes {
-            return false;
+        if *before == *prefixes && self.in_force.contains(cluster) == in_force {
+            return None;
         }
         for prefix in self.by_cluster.remove(cluster).unwrap_or_default() {
             let mut owners = self.by_prefix.remove(prefix).unwrap_or_default();
@@ -73,13 +77,57 @@ impl FleetPrefixes {
                 self.by_prefix.insert(prefix, owners);
             }
         }
-        for prefix in &prefixes {
+        for prefix in prefixes {
             let mut owners = self.by_prefix.remove(*prefix).unwrap_or_default();
             owners.insert(cluster.clone());
             self.by_prefix.insert(*prefix, owners);
         }
-        self.by_cluster.insert(cluster.clone(), prefixes);
-        true
+        self.by_cluster.insert(cluster.clone(), prefixes.to_vec());
+        if in_force {
+            self.in_force.insert(cluster.clone());
+        } else {
+            self.in_force.remove(cluster);
+        }
+        Some(self.find_rivals(cluster))
+    }
+
+    /// Compares the prefixes of `cluster` with everybody's; returns who else is concerned by what is different now.
+    fn find_rivals(&mut self, cluster: &ClusterName) -> BTreeSet<ClusterName> {
+        let mut concerned: BTreeSet<ClusterName> =
+            self.rivals.remove(cluster).into_iter().flatten().map(|(_, other)| other).collect();
+        for other in &concerned {
+            let Some(rivals) = self.rivals.get_mut(other) else { continue };
+            rivals.retain(|(_, rival)| rival != cluster);
+            if rivals.is_empty() {
+                self.rivals.remove(other);
+            }
+        }
+        if !self.in_force.contains(cluster) {
+            return concerned;
+        }
+        let own = self.by_cluster.get(cluster).map(Vec::as_slice).unwrap_or_default();
+        for (other, theirs) in self.by_cluster.iter().filter(|(other, _)| *other != cluster && self.in_force.contains(*other)) {
+            for (mine, theirs) in own.iter().flat_map(|mine| theirs.iter().map(move |theirs| (*mine, *theirs))) {
+                if mine.overlaps(theirs) {
+                    self.rivals.entry(cluster.clone()).or_default().push((theirs, other.clone()));
+                    self.rivals.entry(other.clone()).or_default().push((mine, cluster.clone()));
+                    concerned.insert(other.clone());
+                }
+            }
+        }
+        concerned
+    }
+
+    /// Tells whether another cluster is granted a part of what `cluster` is.
+    pub(super) fn has_rivals(&self, cluster: &ClusterName) -> bool {
+        self.rivals.contains_key(cluster)
+    }
+
+    /// Returns who else has a say in `prefix`, which a grant in force names for `cluster` by a prefix of `len` bits: somebody
+    /// whose prefix around it is as long or longer, or who has a part of it.
+    pub(super) fn rival(&self, cluster: &ClusterName, prefix: Prefix, len: u8) -> Option<&(Prefix, ClusterName)> {
+        let has_say = |theirs: Prefix| prefix.covers(theirs) || (theirs.covers(prefix) && theirs.len() >= len);
+        self.rivals.get(cluster)?.iter().find(|(theirs, _)| has_say(*theirs))
     }
 
     /// Returns the clusters for which the longest prefix around `address` is named.

@@ -1,5 +1,6 @@
 //! What time does to the state: grants begin and end, and clusters fall silent.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Freshness, State, Trust};
@@ -13,6 +14,33 @@ pub const MAX_LEASE_TTL: Duration = Duration::from_secs(300);
 pub const STALE_AFTER: u32 = 3;
 /// A cluster is expired after this long without a lease: an outage that nobody ended on the day it began.
 pub const EXPIRED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// When each cluster is to be looked at next: a grant begins or ends, or a lease runs out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Due {
+    by_cluster: BTreeMap<ClusterName, WallTime>,
+    in_order: BTreeSet<(WallTime, ClusterName)>,
+}
+
+impl Due {
+    fn set(&mut self, cluster: &ClusterName, at: Option<WallTime>) {
+        if let Some(before) = self.by_cluster.remove(cluster) {
+            self.in_order.remove(&(before, cluster.clone()));
+        }
+        if let Some(at) = at {
+            self.by_cluster.insert(cluster.clone(), at);
+            self.in_order.insert((at, cluster.clone()));
+        }
+    }
+
+    fn first(&self) -> Option<WallTime> {
+        self.in_order.first().map(|(at, _)| *at)
+    }
+
+    fn until(&self, now: WallTime) -> Vec<ClusterName> {
+        self.in_order.iter().take_while(|(at, _)| *at <= now).map(|(_, cluster)| cluster.clone()).collect()
+    }
+}
 
 impl Lease {
     /// Returns when the lease's cluster becomes suspect, stale and expired.
@@ -44,7 +72,7 @@ impl State {
 
     /// Returns when `handle_timeout` has something to do next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.deadline.map(|deadline| self.now.time + deadline.since(self.now.wall))
+        self.due.first().map(|deadline| self.now.time + deadline.since(self.now.wall))
     }
 
     /// Returns how fresh the facts of `cluster` are at `now`. The own cluster's always are, and everybody's without a fleet; a
@@ -61,43 +89,31 @@ impl State {
     pub(super) fn advance(&mut self, now: Now, change: &mut Change) {
         let back = now.wall < self.now.wall;
         self.now = now;
-        if !back && self.deadline.is_none_or(|deadline| now.wall < deadline) {
-            return;
-        }
-        for cluster in self.ledger.clusters.keys().cloned().collect::<Vec<_>>() {
+        let due = if back { self.ledger.clusters.keys().cloned().collect() } else { self.due.until(now.wall) };
+        for cluster in due {
             self.settle(&cluster, change);
-            self.refresh(&Key::Lease(cluster), change);
+            self.refresh(&Key::Lease(cluster.clone()), change);
+            self.watch(&cluster, change);
         }
-        self.watch_time(change);
     }
 
-    /// Notes what freshness the clusters have, and what moment changes something next.
-    pub(super) fn watch_time(&mut self, change: &mut Change) {
+    /// Notes how fresh `name` is, and what moment changes something about it next.
+    pub(super) fn watch(&mut self, name: &ClusterName, change: &mut Change) {
         let now = self.now.wall;
-        let mut next: Option<WallTime> = None;
-        let mut soon = |at: WallTime| {
-            if at > now {
-                next = Some(next.map_or(at, |next| next.min(at)));
-            }
-        };
-        for (name, cluster) in self.ledger.clusters.iter().filter(|(_, cluster)| !cluster.grants.is_empty()) {
-            for (grant, _) in cluster.grants.values() {
-                soon(grant.not_before);
-                soon(grant.not_after);
-            }
-            let leases =
-                self.offered.get(&Key::Lease(name.clone())).into_iter().flat_map(|by| by.iter().map(|(_, resource)| resource));
-            for resource in leases {
-                let Resource::Lease(lease) = resource else { continue };
-                soon(lease.issued - MAX_CLOCK_SKEW);
-                lease.limits().into_iter().for_each(&mut soon);
-            }
-            let freshness = self.freshness(name, now);
-            if self.freshness.get(name) != Some(&freshness) {
-                change.dirty.insert(Key::Lease(name.clone()));
-                self.freshness.insert(name.clone(), freshness);
-            }
+        let Some(cluster) = self.ledger.clusters.get(name).filter(|cluster| !cluster.grants.is_empty()) else { return };
+        let grants = cluster.grants.values().flat_map(|(grant, _)| [grant.not_before, grant.not_after]);
+        let offers = self.offered.get(&Key::Lease(name.clone()));
+        let leases = offers.into_iter().flatten().filter_map(|(_, resource)| match resource {
+            Resource::Lease(lease) => Some(lease),
+            _ => None,
+        });
+        let leases = leases.flat_map(|lease| [lease.issued - MAX_CLOCK_SKEW].into_iter().chain(lease.limits()));
+        let next = grants.chain(leases).filter(|at| *at > now).min();
+        self.due.set(name, next);
+        let freshness = self.freshness(name, now);
+        if self.freshness.get(name) != Some(&freshness) {
+            change.dirty.insert(Key::Lease(name.clone()));
+            self.freshness.insert(name.clone(), freshness);
         }
-        self.deadline = next;
     }
 }

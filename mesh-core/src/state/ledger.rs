@@ -4,24 +4,20 @@
 //! ranked, records are kept by signer until their signer has a say, and a version's digest is remembered for a while after
 //! the version is superseded, so that its twin is still recognised as proof of equivocation.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Origin;
+use super::limits::{Limits, Weight};
 use crate::{ClusterName, Grant, Key, NamespaceName, ObjectName, PublicKey, Record, RecordKey, Version, WallTime};
 
-/// The bytes kept for signers without a say, of all clusters together: enough for a fleet's records to outrun its grants,
-/// not enough for a stranger to fill the memory. What does not fit is refused, and told again by the next resync.
-pub(super) const MAX_WAITING_BYTES: usize = 16 << 20;
-/// The records kept of one signer.
-const MAX_RECORDS: usize = 1 << 18;
 /// The grants kept of one cluster, highest rank first: the one in force, its successors, and a few that they replaced.
 const MAX_GRANTS: usize = 16;
 /// The versions of a record's key whose digests are remembered.
 const MAX_SEEN: usize = 8;
-/// What a record costs beside its bytes, about.
-const OVERHEAD: usize = 512;
 
 pub(super) type Sha = [u8; 32];
 /// Orders the grants of a cluster: epoch, then beginning, end and digest. The highest one that has begun decides.
@@ -31,6 +27,9 @@ type Rank = (u64, WallTime, WallTime, Sha);
 pub(super) struct Ledger {
     pub(super) clusters: BTreeMap<ClusterName, Cluster>,
     pub(super) policies: Option<Policies>,
+    pub(super) limits: Limits,
+    /// What the records of signers that no grant names weigh, of all clusters together.
+    strangers: usize,
 }
 
 /// The fleet policies in force.
@@ -58,7 +57,7 @@ pub(super) struct Signer {
     pub(super) evidence: Vec<Evidence>,
     /// The namespaces of each node's slices.
     slices: BTreeMap<ObjectName, BTreeSet<NamespaceName>>,
-    bytes: usize,
+    pub(super) weight: Weight,
 }
 
 /// The newest record of a key.
@@ -69,6 +68,7 @@ pub(super) struct Held {
     pub(super) keys: Vec<Key>,
     /// Another record has this version too: neither is believed.
     pub(super) disputed: bool,
+    weight: Weight,
     seen: BTreeMap<Version, Sha>,
 }
 
@@ -98,18 +98,14 @@ pub(super) enum Standing<'a> {
 /// What a record turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
-    /// Newer than what was held: the version and keys of that, and whether the new one has a twin already.
-    New {
-        old: Option<(Version, Vec<Key>)>,
-        disputed: bool,
-    },
+    /// Newer than what was held of its signer; and whether it has a twin already.
+    New { disputed: bool },
     /// Known already.
     Known,
     /// Older than the held version.
     Replayed(Version),
     /// A twin.
     Equivocation,
-    OverLimit,
 }
 
 impl Cluster {
@@ -128,23 +124,38 @@ impl Cluster {
         }
     }
 
-    /// Tells whether the deciding grant's key has signed two records with one version since the grant's epoch began.
+    /// Returns the keys whose records are looked at: those of the grant that decides, unless the cluster is quarantined.
+    pub(super) fn speaking(&self, now: WallTime) -> Vec<PublicKey> {
+        if self.is_quarantined(now) {
+            Vec::new()
+        } else {
+            self.deciding(now).into_iter().flat_map(|grant| grant.keys()).collect()
+        }
+    }
+
+    /// Returns what counts about `key` of what `speaking` signed: the highest version, and of two the later key's.
+    pub(super) fn counting(&self, speaking: &[PublicKey], key: &RecordKey) -> Option<(PublicKey, &Held)> {
+        let held = speaking.iter().filter_map(|signer| Some((*signer, self.signers.get(signer)?.records.get(key)?)));
+        held.max_by_key(|(_, held)| held.version)
+    }
+
+    /// Tells whether a key of the deciding grant has signed two records with one version since the grant's epoch began.
     pub(super) fn is_quarantined(&self, now: WallTime) -> bool {
         let Some(grant) = self.deciding(now) else { return false };
-        let signer = grant.key.and_then(|key| self.signers.get(&key));
-        signer.is_some_and(|signer| signer.evidence.iter().any(|e| e.epoch.is_none_or(|epoch| epoch >= grant.epoch)))
+        let mut evidence = grant.keys().filter_map(|key| self.signers.get(&key)).flat_map(|signer| &signer.evidence);
+        evidence.any(|evidence| evidence.epoch.is_none_or(|epoch| epoch >= grant.epoch))
     }
 
     /// Tells whether some known grant names `key`.
     pub(super) fn names(&self, key: &PublicKey) -> bool {
-        self.grants.values().any(|(grant, _)| grant.key.as_ref() == Some(key))
+        self.grants.values().any(|(grant, _)| grant.keys().any(|named| named == *key))
     }
 
     /// Takes a grant in; tells whether it was kept.
     pub(super) fn note_grant(&mut self, grant: Arc<Grant>, digest: Sha, bytes: Bytes) -> bool {
         let rank = (grant.epoch, grant.not_before, grant.not_after, digest);
-        if let Some(signer) = grant.key.and_then(|key| self.signers.get_mut(&key)) {
-            for evidence in &mut signer.evidence {
+        for key in grant.keys() {
+            for evidence in self.signers.get_mut(&key).into_iter().flat_map(|signer| &mut signer.evidence) {
                 evidence.epoch.get_or_insert(grant.epoch);
             }
         }
@@ -155,33 +166,35 @@ impl Cluster {
         self.grants.contains_key(&rank)
     }
 
-    /// Takes in a record that `signer` signed for this cluster; `room` is how many bytes more it may bring.
-    pub(super) fn note(&mut self, signer: &PublicKey, record: &Record, digest: Sha, bytes: &Bytes, room: usize) -> Noted {
-        let epoch = self.grants.values().filter(|(g, _)| g.key.as_ref() == Some(signer)).map(|(g, _)| g.epoch).max();
-        let known = self.signers.get(signer);
-        let fits = bytes.len() + OVERHEAD <= room
-            && known.is_none_or(|s| s.records.len() < MAX_RECORDS || s.records.contains_key(&record.key));
-        if !fits {
-            return Noted::OverLimit;
-        }
+    /// Returns what the records of the signers weigh that a grant names, each with its facts.
+    fn weight(&self) -> usize {
+        let named: BTreeSet<PublicKey> = self.grants.values().flat_map(|(grant, _)| grant.keys()).collect();
+        named.iter().filter_map(|key| self.signers.get(key)).map(|signer| signer.weight.total()).sum()
+    }
+
+    /// Takes in a record that `signer` signed for this cluster.
+    fn note(&mut self, signer: &PublicKey, record: &Record, digest: Sha, bytes: &Bytes) -> Noted {
+        let epoch = self.grants.values().filter(|(g, _)| g.keys().any(|key| key == *signer)).map(|(g, _)| g.epoch).max();
         let signer = self.signers.entry(*signer).or_default();
         let twin = |e: &Evidence| e.key == record.key && e.version == record.version && e.digests.contains(&digest);
         let disputed = signer.evidence.iter().any(twin);
         let Some(held) = signer.records.get_mut(&record.key) else {
-            signer.bytes += bytes.len() + OVERHEAD;
             if let RecordKey::Slice(namespace, node) = &record.key {
                 signer.slices.entry(node.clone()).or_default().insert(namespace.clone());
             }
-            signer.records.insert(record.key.clone(), Held::new(record, digest, bytes, disputed));
-            return Noted::New { old: None, disputed };
+            let held = Held::new(record, digest, bytes, disputed);
+            signer.weight += held.weight;
+            signer.records.insert(record.key.clone(), held);
+            return Noted::New { disputed };
         };
         if record.version > held.version {
             let mut new = Held::new(record, digest, bytes, disputed);
             new.seen = std::mem::take(&mut held.seen);
             new.see(record.version, digest);
             let old = std::mem::replace(held, new);
-            signer.bytes = (signer.bytes + bytes.len()).saturating_sub(old.bytes.len());
-            return Noted::New { old: Some((old.version, old.keys)), disputed };
+            signer.weight += held.weight;
+            signer.weight -= old.weight;
+            return Noted::New { disputed };
         }
         let is_held = record.version == held.version;
         match held.seen.get(&record.version).copied() {
@@ -194,7 +207,7 @@ impl Cluster {
                 // One proof for each epoch is enough.
                 if !signer.evidence.iter().any(|e| e.epoch >= epoch) {
                     let (key, version, bytes) = (record.key.clone(), record.version, bytes.clone());
-                    signer.bytes += bytes.len();
+                    signer.weight += Weight::bytes(bytes.len());
                     signer.evidence.push(Evidence { key, version, digests: [seen, digest], bytes, epoch });
                 }
                 Noted::Equivocation
@@ -219,7 +232,12 @@ impl Held {
     fn new(record: &Record, digest: Sha, bytes: &Bytes, disputed: bool) -> Held {
         let keys = record.resources.iter().map(crate::Resource::key).collect();
         let seen = BTreeMap::from([(record.version, digest)]);
-        Held { version: record.version, bytes: bytes.clone(), keys, disputed, seen }
+        Held { version: record.version, bytes: bytes.clone(), keys, disputed, weight: Weight::of(record, bytes), seen }
+    }
+
+    /// Returns what is offered of the record: under what name, and about what.
+    pub(super) fn offered(&self, key: &RecordKey) -> (Origin, Vec<Key>) {
+        (Origin::Record(Reverse(self.version), key.clone()), self.keys.clone())
     }
 
     fn see(&mut self, version: Version, digest: Sha) {
@@ -231,10 +249,38 @@ impl Held {
 }
 
 impl Ledger {
-    /// Returns how many bytes more signers without a say may bring.
-    pub(super) fn waiting_room(&self) -> usize {
-        let waiting = self.clusters.values().flat_map(|c| c.signers.iter().filter(|(key, _)| !c.names(key)));
-        MAX_WAITING_BYTES.saturating_sub(waiting.map(|(_, signer)| signer.bytes).sum())
+    /// Takes in a record that `signer` signed; `None` where there is no room for it. What weighs no more than what it replaces
+    /// always has room, so that a cluster at its limit can take back what it said.
+    pub(super) fn note(&mut self, signer: &PublicKey, record: &Record, digest: Sha, bytes: &Bytes) -> Option<Noted> {
+        let known = self.clusters.get(&record.cluster);
+        let is_named = known.is_some_and(|cluster| cluster.names(signer));
+        let before = known.and_then(|cluster| cluster.signers.get(signer)).map(|signer| signer.weight).unwrap_or_default();
+        let held = known.and_then(|cluster| cluster.signers.get(signer)?.records.get(&record.key));
+        let (old, new) = (held.map(|held| held.weight).unwrap_or_default(), Weight::of(record, bytes));
+        let (grows, room) = if is_named {
+            let used = known.map_or(0, Cluster::weight);
+            (new.total().saturating_sub(old.total()), self.limits.cluster.saturating_sub(used))
+        } else {
+            (new.kept.saturating_sub(old.kept), self.limits.strangers.saturating_sub(self.strangers))
+        };
+        if grows > room {
+            return None;
+        }
+        let cluster = self.clusters.entry(record.cluster.clone()).or_default();
+        let noted = cluster.note(signer, record, digest, bytes);
+        if !is_named {
+            let after = cluster.signers.get(signer).map(|signer| signer.weight).unwrap_or_default();
+            self.strangers = self.strangers + after.kept - before.kept;
+        }
+        Some(noted)
+    }
+
+    /// Takes a grant in; tells whether it was kept. Who was a stranger may be none now, and the other way round.
+    pub(super) fn note_grant(&mut self, grant: Arc<Grant>, digest: Sha, bytes: Bytes) -> bool {
+        let kept = self.clusters.entry(grant.cluster.clone()).or_default().note_grant(grant, digest, bytes);
+        let strangers = self.clusters.values().flat_map(|c| c.signers.iter().filter(|(key, _)| !c.names(key)));
+        self.strangers = strangers.map(|(_, signer)| signer.weight.kept).sum();
+        kept
     }
 
     pub(super) fn standing(&self, cluster: &ClusterName, now: WallTime) -> Standing<'_> {

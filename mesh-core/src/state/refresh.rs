@@ -164,9 +164,13 @@ impl State {
     pub(super) fn index_prefixes(&mut self, cluster: &ClusterName, change: &mut Change) {
         let in_force = self.facts.grants.get(cluster);
         let known = || self.ledger.clusters.get(cluster)?.deciding(self.now.wall);
-        let prefixes = in_force.or_else(known).map(|grant| grant.prefixes.clone()).unwrap_or_default();
-        if self.prefixes.set(cluster, prefixes) {
+        let grant = in_force.or_else(known);
+        let prefixes = grant.map(|grant| grant.prefixes.as_slice()).unwrap_or_default();
+        if let Some(concerned) = self.prefixes.set(cluster, prefixes, in_force.is_some()) {
             change.dirty.insert(Key::Grant(cluster.clone()));
+            for other in concerned {
+                self.refresh_cluster(&other, change);
+            }
         }
     }
 }

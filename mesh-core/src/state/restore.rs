@@ -1,14 +1,12 @@
 //! The state's part in a snapshot.
 
-use std::cmp::Reverse;
-
 use bytes::Bytes;
 
 use super::ledger::Evidence;
-use super::{Origin, State, Trust};
+use super::{State, Trust};
 use crate::record::{self, Statement};
 use crate::snapshot::{self, Body, Kept, SnapshotError};
-use crate::{Change, Now, Record};
+use crate::{Change, ClusterName, Now, PublicKey, Record};
 
 impl State {
     /// Returns the last known state for the disk: see [`crate::snapshot`]. Records whose signer never had a say are not in it.
@@ -43,11 +41,16 @@ impl State {
         if body.fleet != root.as_bytes() {
             return Err(SnapshotError::ForeignFleet);
         }
+        // All of it is read before any of it is taken in: a broken snapshot leaves nothing behind.
+        let evidence = body.evidence.iter().map(read_evidence).collect::<Result<Vec<_>, _>>()?;
         let mut change = Change::default();
         self.advance(now, &mut change);
         // Evidence first and grants before records, so that nothing is believed or refused on the way that is not at the end.
-        for evidence in &body.evidence {
-            self.restore_evidence(evidence)?;
+        for (cluster, signer, evidence) in evidence {
+            let known = &mut self.ledger.clusters.entry(cluster).or_default().signers.entry(signer).or_default().evidence;
+            if known.iter().all(|known| known.digests != evidence.digests) {
+                known.push(evidence);
+            }
         }
         for bytes in body.root {
             self.take_signed(&bytes, &mut change);
@@ -60,21 +63,9 @@ impl State {
         }
         for cluster in self.ledger.clusters.keys().cloned().collect::<Vec<_>>() {
             self.settle(&cluster, &mut change);
+            self.watch(&cluster, &mut change);
         }
         Ok(change)
-    }
-
-    fn restore_evidence(&mut self, kept: &snapshot::Evidence) -> Result<(), SnapshotError> {
-        let opened = record::open(&kept.bytes).map_err(|_| SnapshotError::Body)?;
-        let Statement::Record(record) = opened.statement else { return Err(SnapshotError::Body) };
-        let first = kept.digest.as_slice().try_into().map_err(|_| SnapshotError::Body)?;
-        let signer = self.ledger.clusters.entry(record.cluster).or_default().signers.entry(opened.signer).or_default();
-        let digests = [first, opened.digest];
-        if signer.evidence.iter().all(|known| known.digests != digests) {
-            let (key, version, bytes) = (record.key, record.version, kept.bytes.clone());
-            signer.evidence.push(Evidence { key, version, digests, bytes, epoch: kept.epoch });
-        }
-        Ok(())
     }
 
     /// Marks the held record that has these bytes as one of two with its version.
@@ -86,9 +77,19 @@ impl State {
             return;
         };
         held.disputed = true;
-        let keys = held.keys.clone();
-        if self.active.get(&cluster) == Some(&opened.signer) {
-            self.replace(Some((Origin::Record(Reverse(version), key), keys)), None, change);
+        let speaking = self.active.get(&cluster).map(Vec::as_slice).unwrap_or_default();
+        let counting = self.ledger.clusters.get(&cluster).and_then(|known| known.counting(speaking, &key));
+        if let Some((_, held)) = counting.filter(|(signer, _)| *signer == opened.signer) {
+            let said = held.offered(&key);
+            self.replace(Some(said), None, change);
         }
     }
+}
+
+fn read_evidence(kept: &snapshot::Evidence) -> Result<(ClusterName, PublicKey, Evidence), SnapshotError> {
+    let opened = record::open(&kept.bytes).map_err(|_| SnapshotError::Body)?;
+    let Statement::Record(Record { cluster, key, version, .. }) = opened.statement else { return Err(SnapshotError::Body) };
+    let first = kept.digest.as_slice().try_into().map_err(|_| SnapshotError::Body)?;
+    let (digests, bytes) = ([first, opened.digest], kept.bytes.clone());
+    Ok((cluster, opened.signer, Evidence { key, version, digests, bytes, epoch: kept.epoch }))
 }

@@ -18,13 +18,14 @@ impl State {
                     (grant.epoch, grant.not_before) < (known.epoch, known.not_before) && grant.not_before <= self.now.wall
                 });
                 let void = cluster.revoked.as_ref().is_some_and(|(epoch, _)| grant.epoch < *epoch);
-                let kept = cluster.note_grant(grant, digest, bytes);
+                let kept = self.ledger.note_grant(grant, digest, bytes);
                 if void && !known {
                     self.refuse(change, subject, RefusalReason::Revoked, "its epoch is revoked");
                 } else if (superseded && !known) || !kept {
                     self.refuse(change, subject, RefusalReason::Replayed, "a newer grant is known");
                 }
                 self.settle(&name, change);
+                self.watch(&name, change);
             }
             RootRecord::Revocation { cluster: name, epoch } => {
                 let cluster = self.ledger.clusters.entry(name.clone()).or_default();
@@ -37,6 +38,7 @@ impl State {
                     _ => cluster.revoked = Some((epoch, bytes)),
                 }
                 self.settle(&name, change);
+                self.watch(&name, change);
             }
             RootRecord::Policies { serial, manifests } => {
                 let known = self.ledger.policies.as_ref().map(|known| (known.serial, known.digest));

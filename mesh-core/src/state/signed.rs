@@ -41,14 +41,16 @@ impl State {
         }
         let (digest, bytes) = (opened.digest, opened.bytes());
         match &opened.statement {
-            Statement::Record(record) => self.take_record(record, opened.signer, digest, bytes, change),
+            Statement::Record(record) => {
+                self.take_record(record, opened.signer, digest, bytes, change);
+                self.watch(&record.cluster, change);
+            }
             Statement::Root(_) if opened.signer != root => {
                 let detail = format!("signed by {}, which is not the root", opened.signer);
                 self.refuse(change, subject, RefusalReason::BadSignature, detail);
             }
             Statement::Root(record) => self.take_root(record.clone(), &subject, digest, bytes.clone(), change),
         }
-        self.watch_time(change);
     }
 
     fn take_record(&mut self, record: &Record, signer: PublicKey, digest: Sha, bytes: &Bytes, change: &mut Change) {
@@ -58,24 +60,21 @@ impl State {
         }
         let now = self.now.wall;
         let cluster = self.ledger.clusters.get(&record.cluster);
-        let deciding = cluster.and_then(|cluster| cluster.deciding(now)).and_then(|grant| grant.key);
-        let room = if cluster.is_some_and(|cluster| cluster.names(&signer)) { usize::MAX } else { self.ledger.waiting_room() };
-        if deciding != Some(signer) {
-            let other = self.ledger.clusters.iter().filter(|(name, _)| **name != record.cluster);
-            let speaks_for =
-                |key: &PublicKey| other.clone().find(|(_, cluster)| cluster.names(key)).map(|(name, _)| name.clone());
-            if let Some(other) = speaks_for(&signer) {
+        let deciding = cluster.and_then(|cluster| cluster.deciding(now)).cloned();
+        let has_say = deciding.as_ref().is_some_and(|grant| grant.keys().any(|key| key == signer));
+        if !has_say {
+            let mut other = self.ledger.clusters.iter().filter(|(name, _)| **name != record.cluster);
+            if let Some((other, _)) = other.find(|(_, cluster)| cluster.names(&signer)) {
                 let detail = format!("signed by the key of cluster {other}");
                 return self.refuse(change, subject, RefusalReason::ForeignCluster, detail);
             }
         }
-        let cluster = self.ledger.clusters.entry(record.cluster.clone()).or_default();
-        let quarantined = cluster.is_quarantined(now);
-        let noted = cluster.note(&signer, record, digest, bytes, room);
-        if noted == Noted::OverLimit {
+        let quarantined = cluster.is_some_and(|cluster| cluster.is_quarantined(now));
+        let before = self.said(&record.cluster, &record.key);
+        let Some(noted) = self.ledger.note(&signer, record, digest, bytes) else {
             return self.refuse(change, subject, RefusalReason::OverLimit, "no room for more records of this signer");
-        }
-        if deciding != Some(signer) {
+        };
+        if !has_say {
             let (reason, detail) = match deciding {
                 None => (RefusalReason::NoGrant, "kept until a grant names its signer".to_owned()),
                 Some(_) => (RefusalReason::BadSignature, format!("the grant does not name {signer}")),
@@ -86,11 +85,8 @@ impl State {
             return;
         }
         match noted {
-            Noted::Known | Noted::OverLimit => {}
-            Noted::Replayed(newer) => {
-                let detail = format!("version {} is older than {newer}", record.version);
-                self.refuse(change, subject, RefusalReason::Replayed, detail);
-            }
+            Noted::Known => {}
+            Noted::Replayed(newer) => self.replayed(change, subject, record.version, newer),
             Noted::Equivocation => {
                 let detail = format!("two records of version {}: the cluster is quarantined until a new epoch", record.version);
                 self.refuse(change, subject, RefusalReason::Equivocation, detail);
@@ -99,28 +95,44 @@ impl State {
             Noted::New { .. } if quarantined => {
                 self.refuse(change, subject, RefusalReason::Quarantined, "kept until a grant of a new epoch");
             }
-            Noted::New { old, disputed } => {
-                let old = old.map(|(version, keys)| (Origin::Record(Reverse(version), record.key.clone()), keys));
-                let new = if disputed { None } else { Some(self.believable(record, change)) };
-                self.replace(old, new, change);
-            }
+            Noted::New { disputed } => match self.counts(&record.cluster, &record.key) {
+                Some((counting, version)) if counting != signer => self.replayed(change, subject, record.version, version),
+                _ => {
+                    let new = if disputed { None } else { Some(self.believable(record, change)) };
+                    self.replace(before, new, change);
+                }
+            },
         }
+    }
+
+    fn replayed(&mut self, change: &mut Change, subject: String, version: Version, newer: Version) {
+        self.refuse(change, subject, RefusalReason::Replayed, format!("version {version} is older than {newer}"));
+    }
+
+    /// Returns who signed what counts about `key` of a cluster, and its version.
+    fn counts(&self, cluster: &ClusterName, key: &RecordKey) -> Option<(PublicKey, Version)> {
+        let speaking = self.active.get(cluster)?;
+        self.ledger.clusters.get(cluster)?.counting(speaking, key).map(|(signer, held)| (signer, held.version))
+    }
+
+    /// Returns what is offered about `key` of a cluster.
+    fn said(&self, cluster: &ClusterName, key: &RecordKey) -> Option<(Origin, Vec<Key>)> {
+        let speaking = self.active.get(cluster)?;
+        self.ledger.clusters.get(cluster)?.counting(speaking, key).map(|(_, held)| held.offered(key))
     }
 
     /// Brings the facts of `cluster` in line with the ledger: its grant, and whose records are looked at.
     pub(super) fn settle(&mut self, name: &ClusterName, change: &mut Change) {
         let now = self.now.wall;
         let Some(cluster) = self.ledger.clusters.get(name) else { return };
-        let signer = cluster.deciding(now).and_then(|grant| grant.key).filter(|_| !cluster.is_quarantined(now));
+        let speaking = cluster.speaking(now);
         let grant = match cluster.standing(now) {
             Standing::InForce(grant) => Some(grant.clone()),
             _ => None,
         };
-        let switches = self.active.get(name) != signer.as_ref();
-        if switches {
-            let old = self.active.remove(name);
-            self.withdraw_signer(name, old, change);
-        }
+        // What other keys said is judged by the grant that names them, so that nothing is believed or refused on the way that is
+        // not at the end.
+        let touched = self.switch(name, speaking, change);
         let key = Key::Grant(name.clone());
         match grant {
             Some(grant) => {
@@ -130,9 +142,8 @@ impl State {
             None => self.withdraw(&key, &Origin::Root, change),
         }
         self.index_prefixes(name, change);
-        if let Some(signer) = signer.filter(|_| switches) {
-            self.active.insert(name.clone(), signer);
-            self.offer_signer(name, &signer, change);
+        for key in touched {
+            self.refresh(&key, change);
         }
         // Without a grant in force, the reason for it may be another one than before.
         let ended = match self.ledger.standing(name, now) {
@@ -150,24 +161,36 @@ impl State {
         }
     }
 
-    fn withdraw_signer(&mut self, name: &ClusterName, signer: Option<PublicKey>, change: &mut Change) {
-        let signer = signer.and_then(|key| self.ledger.clusters.get(name)?.signers.get(&key));
-        let held = signer.into_iter().flat_map(|signer| &signer.records);
-        let gone = held.map(|(key, held)| (Origin::Record(Reverse(held.version), key.clone()), held.keys.clone()));
-        for old in gone.collect::<Vec<_>>() {
-            self.replace(Some(old), None, change);
+    /// Offers what counts of what the keys `speaking` signed, in place of what is offered of a cluster now; returns the keys of
+    /// the facts concerned, which are to be looked at. A record that counts before and after is left alone.
+    fn switch(&mut self, name: &ClusterName, speaking: Vec<PublicKey>, change: &mut Change) -> BTreeSet<Key> {
+        let before = self.active.get(name).cloned().unwrap_or_default();
+        let Some(cluster) = self.ledger.clusters.get(name).filter(|_| before != speaking) else { return BTreeSet::new() };
+        let signers = before.iter().chain(&speaking).filter_map(|key| cluster.signers.get(key));
+        let keys: BTreeSet<&RecordKey> = signers.flat_map(|signer| signer.records.keys()).collect();
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for key in keys {
+            let (old, new) = (cluster.counting(&before, key), cluster.counting(&speaking, key));
+            if old.map(|(signer, _)| signer) != new.map(|(signer, _)| signer) {
+                gone.extend(old.map(|(_, held)| held.offered(key)));
+                come.extend(new.filter(|(_, held)| !held.disputed).map(|(_, held)| held.bytes.clone()));
+            }
         }
-    }
-
-    fn offer_signer(&mut self, name: &ClusterName, signer: &PublicKey, change: &mut Change) {
-        let signer = self.ledger.clusters.get(name).and_then(|cluster| cluster.signers.get(signer));
-        let held = signer.into_iter().flat_map(|signer| signer.records.values()).filter(|held| !held.disputed);
-        // The signature was checked when the record came in.
-        for bytes in held.map(|held| held.bytes.clone()).collect::<Vec<_>>() {
-            let Some(record) = record::contents(&bytes) else { continue };
-            let new = self.believable(&record, change);
-            self.replace(None, Some(new), change);
+        if speaking.is_empty() {
+            self.active.remove(name);
+        } else {
+            self.active.insert(name.clone(), speaking);
         }
+        let mut touched = BTreeSet::new();
+        for (origin, keys) in gone {
+            self.unoffer_all(&origin, keys, &mut touched);
+        }
+        // The signatures were checked when the records came in.
+        for record in come.iter().filter_map(|bytes| record::contents(bytes)) {
+            let (origin, resources) = self.believable(&record, change);
+            self.offer_all(&origin, resources, &mut touched);
+        }
+        touched
     }
 
     /// Returns what of a record may be looked at: not the own cluster's facts, which plain sources tell, and no reserved label.
@@ -202,20 +225,28 @@ impl State {
         // In the order of the keys: a node comes before what is judged by its prefixes.
         let mut touched = BTreeSet::new();
         if let Some((origin, keys)) = old {
-            for key in keys {
-                self.unoffer(&key, &origin);
-                touched.insert(key);
-            }
+            self.unoffer_all(&origin, keys, &mut touched);
         }
         if let Some((origin, resources)) = new {
-            for resource in resources {
-                let key = resource.key();
-                self.offered.entry(key.clone()).or_default().insert(origin.clone(), resource);
-                touched.insert(key);
-            }
+            self.offer_all(&origin, resources, &mut touched);
         }
         for key in touched {
             self.refresh(&key, change);
+        }
+    }
+
+    fn unoffer_all(&mut self, origin: &Origin, keys: Vec<Key>, touched: &mut BTreeSet<Key>) {
+        for key in keys {
+            self.unoffer(&key, origin);
+            touched.insert(key);
+        }
+    }
+
+    fn offer_all(&mut self, origin: &Origin, resources: Vec<Resource>, touched: &mut BTreeSet<Key>) {
+        for resource in resources {
+            let key = resource.key();
+            self.offered.entry(key.clone()).or_default().insert(origin.clone(), resource);
+            touched.insert(key);
         }
     }
 
@@ -231,19 +262,19 @@ impl State {
 
     /// Returns the keys that are judged by the prefixes of `node`: its link, and the workloads in its slices.
     pub(super) fn dependents(&self, node: &crate::NodeId) -> Vec<Key> {
-        let signer = self.active.get(&node.cluster);
-        let signer = signer.and_then(|key| self.ledger.clusters.get(&node.cluster)?.signers.get(key));
-        let slices = signer.into_iter().flat_map(|signer| signer.slices_of(&node.name));
-        let workloads = slices.flat_map(|held| held.keys.iter().cloned());
+        let cluster = self.ledger.clusters.get(&node.cluster);
+        let speaking = self.active.get(&node.cluster).into_iter().flatten();
+        let signers = speaking.filter_map(|key| cluster?.signers.get(key));
+        let workloads = signers.flat_map(|signer| signer.slices_of(&node.name)).flat_map(|held| held.keys.iter().cloned());
         let dependents = workloads.chain([Key::NodeLink(node.clone())]);
         dependents.filter(|key| self.offered.contains_key(key)).collect()
     }
 
-    /// Returns the version that is held of a record of a cluster's signer in force, for tests and status pages.
+    /// Returns the version that counts of a record of a cluster, for tests and status pages.
     pub fn record_version(&self, cluster: &ClusterName, key: &RecordKey) -> Option<Version> {
         let known = self.ledger.clusters.get(cluster)?;
-        let signer = known.deciding(self.now.wall)?.key?;
-        known.signers.get(&signer)?.records.get(key).map(|held| held.version)
+        let speaking: Vec<PublicKey> = known.deciding(self.now.wall)?.keys().collect();
+        known.counting(&speaking, key).map(|(_, held)| held.version)
     }
 
     /// Tells whether `cluster` is quarantined: its key signed two records with one version.

@@ -44,6 +44,7 @@ pub(crate) fn grant(name: &str) -> Grant {
     Grant {
         cluster: cluster(name),
         key: Some(key_of(name).public()),
+        next_key: None,
         prefixes: vec![prefix(&format!("10.{}.0.0/16", net(name)))],
         service_prefixes: vec![prefix(&format!("100.80.{}.0/24", net(name)))],
         namespaces: vec![mesh_core::NamePattern("shop".into()), mesh_core::NamePattern("team-*".into())],

@@ -1,9 +1,11 @@
 //! Who is believed: grants, signed records, leases, publishers and snapshots, told as stories and checked as properties.
 
+mod adversary;
 mod fixture;
 mod incremental;
 mod properties;
 mod publishing;
+mod rotation;
 mod snapshots;
 mod stories;
 mod times;

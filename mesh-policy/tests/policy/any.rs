@@ -238,6 +238,7 @@ fn grant() -> impl Strategy<Value = Resource> {
             Resource::Grant(Arc::new(Grant {
                 cluster,
                 key: None,
+                next_key: None,
                 prefixes,
                 service_prefixes: Vec::new(),
                 namespaces,

@@ -97,6 +97,7 @@ impl Fleet {
         let _ = self.set(Resource::Grant(Arc::new(Grant {
             cluster: cluster.parse().expect("name"),
             key: None,
+            next_key: None,
             prefixes: prefixes.split_terminator(',').map(prefix).collect(),
             service_prefixes: Vec::new(),
             namespaces: vec![NamePattern("shop".into())],

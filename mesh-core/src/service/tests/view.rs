@@ -71,6 +71,7 @@ fn grant(step: Step) -> Event {
     let grant = Grant {
         cluster: step.cluster(),
         key: Some(key_of(&step.cluster()).public()),
+        next_key: None,
         prefixes: vec!["10.0.0.0/8".parse().expect("a prefix")],
         service_prefixes: if bit(0) { vec!["100.90.0.0/29".parse().expect("a prefix")] } else { Vec::new() },
         namespaces: vec![crate::NamePattern(if bit(1) { "*" } else { "shop" }.into())],
