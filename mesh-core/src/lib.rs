@@ -86,6 +86,7 @@ pub mod name;
 pub mod policy;
 pub mod prefix;
 pub mod publish;
+pub mod rate;
 pub mod record;
 pub mod resource;
 pub mod service;

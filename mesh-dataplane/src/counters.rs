@@ -89,6 +89,25 @@ pub struct Counters {
     pub flows: u64,
     /// Flow records that were lost because nobody fetched them.
     pub records_lost: u64,
+    /// Packets that waited for an identity.
+    pub hold: HoldCounters,
+}
+
+/// Packets that waited for an identity: all that were held are released, denied, expired or waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HoldCounters {
+    /// Held, for a while.
+    pub held: u64,
+    /// Sent or delivered, once the identity was there.
+    pub released: u64,
+    /// Dropped for what was decided once the identity was there; they are among the drops.
+    pub denied: u64,
+    /// Dropped because the identity did not come in time; they are among the drops, as identity-pending.
+    pub expired: u64,
+    /// Not held, because there was no room; they are among the drops, as identity-pending.
+    pub no_room: u64,
+    /// Waiting now.
+    pub waiting: u64,
 }
 
 /// Packets and their bytes, IP header included.

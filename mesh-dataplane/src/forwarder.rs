@@ -9,6 +9,7 @@
 //! | SYN+ACK or echo reply of no flow | dropped |
 //! | ICMP error | the flow that it quotes |
 //! | later fragment | what was decided for the first |
+//! | any of these with an end whose identity is not known yet | waits a little for the identity, then as above |
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ use mesh_policy::PolicySet;
 
 use self::denials::Denials;
 use self::fragments::Fragments;
+use self::hold::Hold;
+pub use self::hold::{Released, Want};
 pub use self::openings::Opening;
 use self::openings::Openings;
 use self::records::Records;
@@ -32,6 +35,7 @@ use crate::packet::{self, Icmp, Kind, Packet};
 mod decide;
 mod denials;
 mod fragments;
+mod hold;
 mod openings;
 mod records;
 mod review;
@@ -52,6 +56,8 @@ pub enum Outbound {
     Send(PeerHandle),
     /// Write it back to the TUN: both ends live here.
     Local,
+    /// Nothing: it waits for an identity, and may come back by [`poll_released`](Forwarder::poll_released).
+    Held,
     /// Drop it. It is counted.
     Drop(DropReason),
 }
@@ -62,6 +68,8 @@ pub enum Outbound {
 pub enum Inbound {
     /// Write it to the TUN.
     Deliver,
+    /// Nothing: it waits for an identity, and may come back by [`poll_released`](Forwarder::poll_released).
+    Held,
     /// Drop it. It is counted.
     Drop(DropReason),
 }
@@ -83,8 +91,9 @@ pub struct Forwarder {
     denials: Denials,
     records: Records,
     openings: Openings,
+    hold: Hold,
     counters: Counters,
-    latest: Time,
+    latest: Now,
 }
 
 impl Forwarder {
@@ -108,8 +117,9 @@ impl Forwarder {
             denials: Denials::default(),
             records: Records::default(),
             openings: Openings::default(),
+            hold: Hold::default(),
             counters: Counters::default(),
-            latest: Time::ZERO,
+            latest: Now::default(),
         }
     }
 
@@ -179,10 +189,10 @@ impl Forwarder {
                 self.counters.local.add(len.into());
                 Outbound::Local
             }
-            Err(reason) => {
-                self.counters.drops.count(reason);
-                Outbound::Drop(reason)
-            }
+            Err(reason) => match self.drop_or_hold(reason, Owner::Local, packet, now) {
+                Some(reason) => Outbound::Drop(reason),
+                None => Outbound::Held,
+            },
         }
     }
 
@@ -193,31 +203,34 @@ impl Forwarder {
                 self.counters.delivered.add(len.into());
                 Inbound::Deliver
             }
-            Err(reason) => {
-                self.counters.drops.count(reason);
-                Inbound::Drop(reason)
-            }
+            Err(reason) => match self.drop_or_hold(reason, Owner::Peer(from), packet, now) {
+                Some(reason) => Inbound::Drop(reason),
+                None => Inbound::Held,
+            },
         }
     }
 
-    /// Ends flows that were idle for too long, tells gathered refusals, and decides flows again after a change, a batch at a
-    /// time: while [`poll_timeout`](Forwarder::poll_timeout) is in the past there is more to do.
+    /// Ends flows that were idle for too long, drops what has waited too long for an identity, tells gathered refusals, and
+    /// decides flows again after a change, a batch at a time: while [`poll_timeout`](Forwarder::poll_timeout) is in the past there is more to do.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.latest = now.time;
+        self.latest = now;
         self.review_batch(review::BATCH);
         while let Some(entry) = self.flows.expire(now.time) {
             self.close(&entry);
         }
         self.fragments.expire(now.time);
+        self.expire_held(now);
         self.denials.expire(now.time, &mut self.records);
     }
 
     /// Returns when [`handle_timeout`](Forwarder::handle_timeout) is due; a time in the past means now.
     pub fn poll_timeout(&self) -> Option<Time> {
         if self.unreviewed > 0 {
-            return Some(self.latest);
+            return Some(self.latest.time);
         }
-        [self.flows.next_deadline(), self.fragments.next_deadline(), self.denials.next_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.flows.next_deadline(), self.fragments.next_deadline(), self.hold.next_deadline(), self.denials.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Returns the next flow record, in the order in which things happened.
@@ -227,12 +240,23 @@ impl Forwarder {
 
     /// Returns what was counted so far.
     pub fn counters(&self) -> Counters {
-        Counters { flows: self.flows.len() as u64, records_lost: self.records.lost(), ..self.counters.clone() }
+        let (flows, records_lost) = (self.flows.len() as u64, self.records.lost());
+        Counters { flows, records_lost, hold: self.hold.counters(), ..self.counters.clone() }
+    }
+
+    /// Counts a packet that is dropped, and returns why; or holds it where an identity is all that is missing.
+    fn drop_or_hold(&mut self, reason: DropReason, from: Owner, packet: &[u8], now: Now) -> Option<DropReason> {
+        let reason = match reason {
+            DropReason::IdentityPending => self.wait(from, packet, now).err()?,
+            reason => reason,
+        };
+        self.counters.drops.count(reason);
+        Some(reason)
     }
 
     /// Decides a packet whose source must be `from`'s; returns where it goes, and its length.
     fn handle(&mut self, from: Owner, bytes: &[u8], now: Now) -> Result<(Owner, u32), DropReason> {
-        self.latest = now.time;
+        self.latest = now;
         let packet = packet::parse(bytes).map_err(|_| DropReason::Malformed)?;
         if is_multicast(packet.tuple.destination) {
             return Err(DropReason::Multicast);
@@ -267,7 +291,11 @@ impl Forwarder {
 
     fn later_fragment(&mut self, from: Owner, packet: &Packet, id: u32, now: Now) -> Result<Owner, DropReason> {
         let to = self.check_path(from, &packet.tuple)?;
-        let tuple = self.fragments.find(&packet.tuple, id, now.time).ok_or(DropReason::FragmentWithoutFirst)?;
+        let Some(tuple) = self.fragments.find(&packet.tuple, id, now.time) else {
+            // The first one waits, perhaps.
+            let is_pending = self.has_pending_end(&packet.tuple);
+            return Err(if is_pending { DropReason::IdentityPending } else { DropReason::FragmentWithoutFirst });
+        };
         let slot = self.flows.find(&tuple).ok_or(DropReason::FragmentWithoutFirst)?;
         if self.review(slot) != Review::Kept {
             return Err(DropReason::FragmentWithoutFirst);

@@ -103,9 +103,9 @@ pub mod tunnel;
 
 pub use balancer::Balancer;
 pub use community_id::community_id;
-pub use counters::{Counters, DropReason, Drops, Traffic};
+pub use counters::{Counters, DropReason, Drops, HoldCounters, Traffic};
 pub use fake::FakeTunnel;
-pub use forwarder::{Forwarder, Inbound, Opening, Outbound, PeerHandle};
+pub use forwarder::{Forwarder, Inbound, Opening, Outbound, PeerHandle, Released, Want};
 pub use health::Health;
 pub use op::Op;
 pub use plan::{Backends, Frontend, Local, Peer, PeerKeys, Plan, Scope, ServiceTable};

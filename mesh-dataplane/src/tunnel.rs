@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh_core::{FlowRecord, NodeId, Prefix};
 
-use crate::forwarder::Opening;
+use crate::forwarder::{Opening, Want};
 use crate::op::Op;
 use crate::plan::{Local, Peer, ServiceTable};
 
@@ -26,6 +26,12 @@ pub trait Tunnel: Send {
     /// Returns what became of the next opening of a connection, where it was refused, or answered after a refusal; a tunnel
     /// that does not see connections tells nothing.
     fn poll_opening(&mut self) -> Option<Opening> {
+        None
+    }
+
+    /// Returns the next address whose identity packets wait for, and the node to ask for it; a tunnel that holds no packets
+    /// wants nothing.
+    fn poll_want(&mut self) -> Option<Want> {
         None
     }
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh_core::{FlowRecord, NodeId, Now, Time, WallTime};
-use mesh_dataplane::{Op, Opening, Peer};
+use mesh_dataplane::{Op, Opening, Peer, Want};
 
 use crate::batch::{Datagrams, Output, Packets};
 use crate::engine::{Engine, UnknownPeer};
@@ -23,6 +23,8 @@ use crate::udp::Udp;
 const RECORDS: usize = 8192;
 /// Openings that wait to be fetched.
 const OPENINGS: usize = 1024;
+/// Wants that wait to be fetched.
+const WANTS: usize = 1024;
 
 /// The thread ended: its device was taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +65,7 @@ pub(crate) struct Driver {
     pub(crate) handle: StatsHandle,
     pub(crate) flows: Receiver<FlowRecord>,
     pub(crate) openings: Receiver<Opening>,
+    pub(crate) wants: Receiver<Want>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -75,6 +78,7 @@ impl Driver {
         let (commands, inbox) = channel();
         let (records, flows) = sync_channel(RECORDS);
         let (told, openings) = sync_channel(OPENINGS);
+        let (wanted, wants) = sync_channel(WANTS);
         let waker = Arc::new(Waker::new()?);
         let worker = Worker {
             engine,
@@ -85,6 +89,7 @@ impl Driver {
             waker: waker.clone(),
             records,
             openings: told,
+            wants: wanted,
             started: Instant::now(),
             packets: Packets::new(),
             datagrams: Datagrams::new(),
@@ -92,7 +97,7 @@ impl Driver {
             io: IoCounters::default(),
         };
         let thread = std::thread::Builder::new().name("landbridge-tun".into()).spawn(move || worker.run())?;
-        Ok(Driver { handle: StatsHandle { commands, waker }, flows, openings, thread: Some(thread) })
+        Ok(Driver { handle: StatsHandle { commands, waker }, flows, openings, wants, thread: Some(thread) })
     }
 
     /// Has the engine apply `ops`; returns those that failed.
@@ -126,6 +131,7 @@ struct Worker<S: Session> {
     waker: Arc<Waker>,
     records: SyncSender<FlowRecord>,
     openings: SyncSender<Opening>,
+    wants: SyncSender<Want>,
     started: Instant,
     packets: Packets,
     datagrams: Datagrams,
@@ -169,6 +175,10 @@ impl<S: Session> Worker<S> {
             while let Some(opening) = self.engine.poll_opening() {
                 // Health is about what refuses again and again: one that is lost is told by the next.
                 let _ = self.openings.try_send(opening);
+            }
+            while let Some(want) = self.engine.poll_want() {
+                // One that is lost is told again while packets wait for it.
+                let _ = self.wants.try_send(want);
             }
             while let Some(record) = self.engine.poll_flow() {
                 if self.records.try_send(record).is_err() {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh_core::{FlowRecord, NodeId, Now, Time, WireGuardKey};
-use mesh_dataplane::{Forwarder, Inbound, Op, Opening, Outbound, PeerHandle};
+use mesh_dataplane::{Forwarder, Inbound, Op, Opening, Outbound, PeerHandle, Released, Want};
 
 use self::peer::{Link, PeerState};
 use crate::batch::{Datagrams, Output, Packets};
@@ -57,7 +57,7 @@ impl<S: Session> Engine<S> {
             match self.forwarder.handle_outbound(packet, now) {
                 Outbound::Send(handle) => self.send(handle, packet, now, out),
                 Outbound::Local => out.packets.push(packet),
-                Outbound::Drop(_) => {}
+                Outbound::Held | Outbound::Drop(_) => {}
             }
         }
     }
@@ -102,6 +102,11 @@ impl<S: Session> Engine<S> {
         self.forwarder.poll_opening()
     }
 
+    /// Returns the next address whose identity packets wait for; see [`mesh_dataplane::Tunnel::poll_want`].
+    pub fn poll_want(&mut self) -> Option<Want> {
+        self.forwarder.poll_want()
+    }
+
     /// Returns what was counted so far.
     pub fn stats(&self) -> TunnelStats {
         let has = |link: &&Link<S>, handle: usize| link.claimants.iter().any(|claimant| claimant.0 as usize == handle);
@@ -120,6 +125,16 @@ impl<S: Session> Engine<S> {
         let mut peers: Vec<_> = peers.collect();
         peers.sort_by(|a, b| a.node.cmp(&b.node));
         TunnelStats { peers, engine: self.counters, forwarder: self.forwarder.counters(), ..TunnelStats::default() }
+    }
+
+    /// Lets go of the packets that have waited for an identity and are allowed.
+    fn let_go(&mut self, now: Now, out: &mut Output) {
+        while let Some(released) = self.forwarder.poll_released() {
+            match released {
+                Released::Send(handle, packet) => self.send(handle, &packet, now, out),
+                Released::Deliver(packet) => out.packets.push(&packet),
+            }
+        }
     }
 
     /// Encrypts `packet` (a keepalive where it is empty) to a peer by the session that it used last.

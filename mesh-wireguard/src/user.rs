@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::{FlowRecord, NodeId, Prefix};
-use mesh_dataplane::{Actual, Local, Op, Opening, ServiceTable, Tunnel, TunnelError};
+use mesh_dataplane::{Actual, Local, Op, Opening, ServiceTable, Tunnel, TunnelError, Want};
 
 use crate::NodeKey;
 use crate::driver::{Driver, Ended, StatsHandle};
@@ -303,6 +303,10 @@ impl Tunnel for UserTunnel {
 
     fn poll_opening(&mut self) -> Option<Opening> {
         self.driver.openings.try_recv().ok()
+    }
+
+    fn poll_want(&mut self) -> Option<Want> {
+        self.driver.wants.try_recv().ok()
     }
 }
 

@@ -1,13 +1,14 @@
 //! What a packet with ports means: of a flow, an opening, or a segment from before a restart.
 
 use mesh_core::{Direction, FiveTuple, FlowEvent, Now, Reason, Verdict};
+use mesh_policy::End;
 
 use super::records::{Subject, record};
 use super::review::Review;
 use super::{Forwarder, check_owners};
 use crate::counters::DropReason;
 use crate::flow_table::{Entry, Owner};
-use crate::packet::{Kind, Packet};
+use crate::packet::{self, Kind, Packet};
 
 /// The verdicts of the sides that live here.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,31 +89,14 @@ impl Forwarder {
 
     /// A packet whose tuple has no flow: it opens one, is taken up from before a restart, or is nothing.
     pub(super) fn of_no_flow(&mut self, from: Owner, packet: &Packet, now: Now) -> Result<Owner, DropReason> {
-        let tuple = packet.tuple;
-        let (source, destination) = (self.routes.owner(tuple.source), self.routes.owner(tuple.destination));
+        let (source, destination) = (self.routes.owner(packet.tuple.source), self.routes.owner(packet.tuple.destination));
         let to = check_owners(from, source, destination)?;
-        let taken_up = match packet.kind {
+        match packet.kind {
             Kind::Tcp(tcp) if tcp.syn() && tcp.ack() => return Err(DropReason::NoFlow),
             Kind::Icmp(icmp) if icmp.is_echo_reply() => return Err(DropReason::NoFlow),
-            Kind::Tcp(tcp) => tcp.ack() && !tcp.syn(),
-            _ => false,
-        };
-        let forward = self.decide(&tuple, source, destination)?;
-        let mut opening = (tuple, forward);
-        if taken_up {
-            // The end with the higher port is taken for the opener where both directions are alike.
-            let backward = self.decide(&tuple.reversed(), destination, source)?;
-            let looks_like_reply = tuple.source_port < tuple.destination_port;
-            let reply = match (forward.denial().is_none(), backward.denial().is_none()) {
-                (true, false) => false,
-                (false, true) => true,
-                _ => looks_like_reply,
-            };
-            if reply {
-                opening = (tuple.reversed(), backward);
-            }
+            _ => {}
         }
-        let (tuple, decision) = opening;
+        let (tuple, decision) = self.opening_of(packet, (source, destination))?;
         if decision.denial().is_some() {
             return Err(self.deny(tuple, &decision, packet, now));
         }
@@ -122,6 +106,29 @@ impl Forwarder {
             self.open(tuple, decision, owners, (packet, now));
         }
         Ok(to)
+    }
+
+    /// Returns the opening that a packet of no flow stands for, and what the policy says of it. A segment from the middle of a
+    /// connection stands for that one's opening, by whichever end.
+    fn opening_of(
+        &self,
+        packet: &Packet,
+        (source, destination): (Option<Owner>, Option<Owner>),
+    ) -> Result<(FiveTuple, Decision), DropReason> {
+        let tuple = packet.tuple;
+        let forward = self.decide(&tuple, source, destination)?;
+        if !matches!(packet.kind, Kind::Tcp(tcp) if tcp.ack() && !tcp.syn()) {
+            return Ok((tuple, forward));
+        }
+        // The end with the higher port is taken for the opener where both directions are alike.
+        let backward = self.decide(&tuple.reversed(), destination, source)?;
+        let looks_like_reply = tuple.source_port < tuple.destination_port;
+        let reply = match (forward.denial().is_none(), backward.denial().is_none()) {
+            (true, false) => false,
+            (false, true) => true,
+            _ => looks_like_reply,
+        };
+        Ok(if reply { (tuple.reversed(), backward) } else { (tuple, forward) })
     }
 
     /// Asks the policy about the sides of `tuple` that live here.
@@ -184,9 +191,42 @@ impl Forwarder {
         self.answered(slot, before, packet);
     }
 
-    /// Tells a refusal; returns the reason to drop for.
+    /// Tells a refusal; returns the reason to drop for. That an identity is not known is told by
+    /// [`give_up`](Forwarder::give_up), once nobody waits for it any more.
     fn deny(&mut self, tuple: FiveTuple, decision: &Decision, packet: &Packet, now: Now) -> DropReason {
-        let Some((direction, verdict)) = decision.denial() else { return DropReason::Policy };
+        match decision.denial() {
+            Some((_, verdict)) if *verdict.reason() == Reason::IdentityPending => DropReason::IdentityPending,
+            _ => {
+                self.tell_denial(tuple, decision, packet, now);
+                DropReason::Policy
+            }
+        }
+    }
+
+    /// Tells that a packet is dropped because an identity is not known; returns the reason.
+    pub(super) fn give_up(&mut self, from: Owner, bytes: &[u8], now: Now) -> DropReason {
+        if let Ok(packet) = packet::parse(bytes)
+            && packet.fragment.is_none_or(|fragment| fragment.first)
+        {
+            let owners = (self.routes.owner(packet.tuple.source), self.routes.owner(packet.tuple.destination));
+            // A packet whose path is gone has no side any more that could refuse it.
+            if check_owners(from, owners.0, owners.1).is_ok()
+                && let Ok((tuple, decision)) = self.opening_of(&packet, owners)
+            {
+                self.tell_denial(tuple, &decision, &packet, now);
+            }
+        }
+        DropReason::IdentityPending
+    }
+
+    /// Tells whether an identity is missing at an end.
+    pub(super) fn has_pending_end(&self, tuple: &FiveTuple) -> bool {
+        let is_pending = |address| self.policy.as_ref().is_some_and(|policy| policy.end(address) == End::Pending);
+        is_pending(tuple.source) || is_pending(tuple.destination)
+    }
+
+    fn tell_denial(&mut self, tuple: FiveTuple, decision: &Decision, packet: &Packet, now: Now) {
+        let Some((direction, verdict)) = decision.denial() else { return };
         if let (Some(policy), Some(node)) = (&self.policy, &self.node) {
             let make = || {
                 let mut entry = Entry::new(tuple, packet, now);
@@ -195,10 +235,6 @@ impl Forwarder {
                 record(node, (policy, None), FlowEvent::Denied, (direction, verdict), &Subject::from(&entry))
             };
             self.denials.note((tuple, direction), packet.len, now, &mut self.records, make);
-        }
-        match verdict.reason() {
-            Reason::IdentityPending => DropReason::IdentityPending,
-            _ => DropReason::Policy,
         }
     }
 

@@ -38,6 +38,7 @@ impl Forwarder {
         if self.retired.len() > MAX_RETIRED {
             self.review_batch(usize::MAX);
         }
+        self.decide_held();
     }
 
     /// Has every flow decided again.

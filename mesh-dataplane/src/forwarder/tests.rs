@@ -11,6 +11,7 @@ use crate::test_packets::*;
 use crate::tunnel::Actual;
 
 mod changes;
+mod hold;
 mod related;
 
 struct Node {
@@ -165,10 +166,13 @@ fn between_workloads_of_the_node_both_sides_decide_and_tell() {
 #[test]
 fn an_unknown_identity_is_denied_under_its_own_name() {
     let mut node = Node::new();
-    assert_eq!(node.send(&udp((WEB, 1), (UNKNOWN, 2), b"")), Outbound::Drop(DropReason::IdentityPending));
-    assert_eq!(node.receive(&udp((UNKNOWN, 1), (CART, 2), b"")), Inbound::Drop(DropReason::IdentityPending));
-    let reasons: Vec<_> = node.records().into_iter().map(|record| record.reason).collect();
-    assert_eq!(reasons, ["identity-pending", "identity-pending"]);
+    assert_eq!(node.send(&udp((WEB, 1), (UNKNOWN, 2), b"")), Outbound::Held);
+    assert_eq!(node.receive(&udp((UNKNOWN, 1), (CART, 2), b"")), Inbound::Held);
+    assert_eq!(node.records(), []);
+    node.wait(2);
+    let reasons: Vec<_> = node.records().into_iter().map(|record| (record.reason, record.direction)).collect();
+    assert_eq!(reasons, [("identity-pending".into(), Direction::Egress), ("identity-pending".into(), Direction::Ingress)]);
+    assert_eq!(node.forwarder.counters().drops.get(DropReason::IdentityPending), 2);
 }
 
 #[test]

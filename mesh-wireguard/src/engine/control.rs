@@ -25,6 +25,7 @@ impl<S: Session> Engine<S> {
             _ => {}
         }
         self.forwarder.apply(op);
+        self.let_go(now, out);
         if let Op::SetRoute(prefix, _) = op {
             self.leave(*prefix);
         }
