@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{ClusterName, Labels, NamespaceName};
@@ -47,7 +47,8 @@ impl Identity {
 }
 
 /// The name of an identity: the same in every cluster, without anyone handing out numbers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct IdentityName([u8; 32]);
 
 impl IdentityName {
@@ -72,6 +73,24 @@ impl fmt::Debug for IdentityName {
 impl Serialize for IdentityName {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl TryFrom<String> for IdentityName {
+    type Error = &'static str;
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn try_from(text: String) -> Result<IdentityName, &'static str> {
+        let mut bytes = [0; 32];
+        let digits = |at: usize| text.get(2 * at..2 * at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = digits(at).ok_or("not the name of an identity")?;
+        }
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Ok(IdentityName(bytes))
+        } else {
+            Err("not the name of an identity")
+        }
     }
 }
 
@@ -132,6 +151,8 @@ mod tests {
     fn a_name_depends_on_every_attribute_and_on_nothing_else() {
         let base = identity("shop", "web", &[("app", "web"), ("tier", "front")]);
         assert_eq!(base.name(), identity("shop", "web", &[("tier", "front"), ("app", "web")]).name());
+        assert_eq!(IdentityName::try_from(base.name().to_string()), Ok(base.name()));
+        assert!(IdentityName::try_from(format!("{}0", base.name())).is_err() && IdentityName::try_from("é".repeat(32)).is_err());
         for other in [
             identity("shop2", "web", &[("app", "web"), ("tier", "front")]),
             identity("shop", "we", &[("bapp", "web"), ("tier", "front")]),

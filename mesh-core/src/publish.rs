@@ -4,7 +4,8 @@
 //! keeps the incarnation beside the key and hands out a higher one each time a publisher starts, so that two lives of a
 //! publisher never sign one version twice, which the fleet would take for a lie.
 //!
-//! Facts outside the cluster's own grant are not published: nobody would believe them.
+//! Facts outside the cluster's own grant are not published: nobody would believe them. An address that a workload gave up rests
+//! for a minute before a workload of another identity is published at it: who reads late must not take one for the other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 
 use self::addresses::Addresses;
 use self::dirty::Index;
+use self::recent::Recent;
 use crate::{
     Change, ClusterName, Grant, Key, Lease, Now, PublicKey, Record, RecordKey, Resource, SecretKey, ServiceId, ServiceImport,
     SignError, State, Time, Version, WallTime,
@@ -21,6 +23,7 @@ use crate::{
 mod addresses;
 mod derive;
 mod dirty;
+mod recent;
 mod saved;
 
 pub use self::saved::RestoreError;
@@ -43,6 +46,7 @@ pub struct Publisher {
     /// When each export was first signed.
     first_signed: BTreeMap<ServiceId, WallTime>,
     addresses: Addresses,
+    recent: Recent,
     index: Index,
     /// What changed since the last update; `None`: everything.
     pending: Option<Change>,
@@ -64,6 +68,7 @@ impl Publisher {
             published: BTreeMap::new(),
             first_signed: BTreeMap::new(),
             addresses: Addresses::default(),
+            recent: Recent::default(),
             pending: None,
             leased: None,
             unsigned: BTreeMap::new(),
@@ -108,7 +113,7 @@ impl Publisher {
         }
         let mut records = Vec::new();
         if state.is_settled() {
-            let wanted = self.derive(state, grant, now.wall);
+            let wanted = self.derive(state, grant, now);
             let (gone, standing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, resources)| resources.is_empty());
             for (key, resources) in standing {
                 if self.published.get(&key).and_then(Option::as_ref) == Some(&resources) {
@@ -125,7 +130,7 @@ impl Publisher {
                 }
             }
         }
-        if self.poll_timeout() <= now.time {
+        if self.next_lease() <= now.time {
             let lease = Lease { cluster: self.cluster.clone(), issued: now.wall, ttl_seconds: LEASE_TTL_SECONDS };
             records.extend(self.sign(RecordKey::Lease, vec![Resource::Lease(lease)]));
             self.published.remove(&RecordKey::Lease);
@@ -135,8 +140,8 @@ impl Publisher {
     }
 
     /// Returns what each record that the noted changes concern is to say.
-    fn derive(&mut self, state: &State, grant: &Grant, now: WallTime) -> BTreeMap<RecordKey, Vec<Resource>> {
-        let dirty = match self.pending.replace(Change::default()) {
+    fn derive(&mut self, state: &State, grant: &Grant, now: Now) -> BTreeMap<RecordKey, Vec<Resource>> {
+        let mut dirty = match self.pending.replace(Change::default()) {
             Some(change) => self.index.of(state, &change),
             None => {
                 let mut dirty = self.index.everything(state);
@@ -146,6 +151,14 @@ impl Publisher {
                 dirty
             }
         };
+        dirty.slices.extend(self.recent.due(state, &self.cluster, now.time));
+        let index = &self.index;
+        let slice = |slice: &(_, _)| derive::slice(state, grant, index, slice);
+        let mut slices = dirty.slices.into_iter().map(|key| (key.clone(), slice(&key))).collect();
+        if self.recent.settle(&mut slices, state, slice, now) {
+            // An export names no address that is not published.
+            dirty.services.extend(self.first_signed.keys().cloned());
+        }
         let nodes = dirty.nodes.into_iter().map(|name| {
             let resources = derive::node(state, grant, &name);
             (RecordKey::Node(name), resources)
@@ -154,16 +167,13 @@ impl Publisher {
             let resources = derive::namespace(state, grant, &name);
             (RecordKey::Namespace(name), resources)
         });
-        let slices = dirty.slices.into_iter().map(|slice| {
-            let resources = derive::slice(state, grant, &self.index, &slice);
-            (RecordKey::Slice(slice.0, slice.1), resources)
-        });
+        let slices = slices.into_iter().map(|((namespace, node), resources)| (RecordKey::Slice(namespace, node), resources));
         let mut records: BTreeMap<_, _> = nodes.chain(namespaces).chain(slices).collect();
         for id in &dirty.services {
-            let export = derive::export(state, grant, id);
+            let export = derive::export(state, grant, &self.recent, id);
             let export = match export {
                 Some(mut export) => {
-                    export.created = Some(*self.first_signed.entry(id.clone()).or_insert(now));
+                    export.created = Some(*self.first_signed.entry(id.clone()).or_insert(now.wall));
                     vec![Resource::Export(export)]
                 }
                 None => {
@@ -190,8 +200,13 @@ impl Publisher {
         }
     }
 
-    /// Returns when the next lease is due.
+    /// Returns when there is something to publish although nothing has changed: a lease, or an address that has rested.
     pub fn poll_timeout(&self) -> Time {
+        let lease = self.next_lease();
+        self.recent.next_deadline().map_or(lease, |due| due.min(lease))
+    }
+
+    fn next_lease(&self) -> Time {
         let period = Duration::from_secs((LEASE_TTL_SECONDS / 3).into());
         self.leased.map_or(Time::ZERO, |leased| leased + period)
     }

@@ -1,6 +1,7 @@
 //! What each record has to say, from the cluster's state. Nothing: there is no such record.
 
 use super::dirty::Index;
+use super::recent::Recent;
 use crate::{
     Export, Grant, Labels, Namespace, NamespaceName, NodeId, ObjectName, Prefix, Resource, ServiceId, State, WorkloadId,
 };
@@ -38,13 +39,14 @@ pub(super) fn slice(
 }
 
 /// Returns the export of a service; its age is the publisher's to say.
-pub(super) fn export(state: &State, grant: &Grant, id: &ServiceId) -> Option<Export> {
+pub(super) fn export(state: &State, grant: &Grant, recent: &Recent, id: &ServiceId) -> Option<Export> {
     // A signed export of the own cluster stands for a manifest: without the manifest it is over.
     let manifest = state.facts().service_exports.contains_key(&(grant.cluster.clone(), id.clone()));
     let mut export = state.export(&grant.cluster, id).filter(|_| manifest && grant.may_export(id))?;
-    // Backends outside the grant (host-network pods have their node's address) cannot be reached through the mesh.
+    // Backends outside the grant (host-network pods have their node's address) cannot be reached through the mesh; those whose
+    // address rests cannot be yet.
     for endpoint in &mut export.endpoints {
-        endpoint.addresses.retain(|address| grant.covers(Prefix::host(*address)));
+        endpoint.addresses.retain(|address| grant.covers(Prefix::host(*address)) && !recent.withholds(*address));
     }
     export.endpoints.retain(|endpoint| !endpoint.addresses.is_empty());
     Some(export)

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Addresses, Publisher};
-use crate::{ClusterName, PublicKey, RecordKey, SecretKey, ServiceId, WallTime};
+use super::{Addresses, Publisher, Recent};
+use crate::{ClusterName, IdentityName, PublicKey, RecordKey, SecretKey, ServiceId, WallTime};
 
 /// Why a publisher cannot go on from what is saved.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,9 @@ struct Saved {
     imports: BTreeMap<ServiceId, Vec<IpAddr>>,
     /// The records that stand.
     records: Vec<RecordKey>,
+    /// The addresses that rest: whose they were, and since when.
+    #[serde(default)]
+    freed: BTreeMap<IpAddr, (IdentityName, WallTime)>,
 }
 
 impl Publisher {
@@ -52,6 +55,7 @@ impl Publisher {
             exports: self.first_signed.clone(),
             imports: self.addresses.given.clone(),
             records: self.published.keys().cloned().collect(),
+            freed: self.recent.freed.clone(),
         };
         serde_json::to_vec_pretty(&saved).expect("names, numbers and addresses have a JSON form")
     }
@@ -75,6 +79,7 @@ impl Publisher {
         let mut publisher = Publisher::new(cluster, key, root, incarnation);
         publisher.first_signed = saved.exports;
         publisher.addresses = Addresses::restore(saved.imports);
+        publisher.recent = Recent::restore(saved.freed);
         publisher.published = saved.records.into_iter().map(|key| (key, None)).collect();
         Ok(publisher)
     }

@@ -1,14 +1,17 @@
 //! What else is asked of the state: who is where, which labels selectors see, which namespaces exist.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{Located, Origin, State, Trust};
 use crate::labels::{self, RESERVED_PREFIX};
 use crate::settings::CrossClusterDefault;
 use crate::{
-    ClusterName, EndpointSlice, Identity, Key, Labels, NamespaceName, Node, ObjectName, Prefix, Resource, ServiceId, Workload,
-    WorkloadId,
+    ClusterName, EndpointSlice, Identity, Key, Labels, NamespaceName, Node, ObjectName, Prefix, RecordKey, Resource, ServiceId,
+    Statement, Workload, WorkloadId, record,
 };
 
 impl State {
@@ -37,6 +40,36 @@ impl State {
     /// Returns the workload at `address`, as [`State::locate`] finds it.
     pub fn workload_at(&self, address: IpAddr) -> Option<&WorkloadId> {
         self.addresses.workload(address)
+    }
+
+    /// Returns the signed record, as it travelled, that tells of the workload at `address`; `None` where only a plain source
+    /// does, or nobody.
+    pub fn signed_slice_of(&self, address: IpAddr) -> Option<&Bytes> {
+        let workload = self.facts.workloads.get(self.addresses.workload(address)?)?;
+        let key = RecordKey::Slice(workload.id.namespace.clone(), workload.node.clone()?);
+        let known = self.ledger.clusters.get(&workload.id.cluster)?;
+        let (_, held) = known.counting(&known.speaking(self.now.wall), &key)?;
+        let tells = !held.disputed && held.keys.contains(&Key::Workload(workload.id.clone()));
+        tells.then_some(&held.bytes)
+    }
+
+    /// Returns the workloads that the signed records of `cluster` tell of, as far as they are known, believed or not.
+    pub(crate) fn signed_workloads(&self, cluster: &ClusterName) -> Vec<Workload> {
+        let Some(known) = self.ledger.clusters.get(cluster) else { return Vec::new() };
+        let speaking = known.speaking(self.now.wall);
+        let keys = speaking.iter().filter_map(|signer| known.signers.get(signer)).flat_map(|signer| signer.records.keys());
+        let slices: BTreeSet<&RecordKey> = keys.filter(|key| matches!(key, RecordKey::Slice(..))).collect();
+        let held = slices.into_iter().filter_map(|key| known.counting(&speaking, key));
+        let opened = held.filter(|(_, held)| !held.disputed).filter_map(|(_, held)| record::open(&held.bytes).ok());
+        let resources = opened.flat_map(|opened| match opened.statement {
+            Statement::Record(record) => record.resources,
+            Statement::Root(_) => Vec::new(),
+        });
+        let workloads = resources.filter_map(|resource| match resource {
+            Resource::Workload(workload) => Some(workload),
+            _ => None,
+        });
+        workloads.collect()
     }
 
     /// Returns the prefixes in which an address without an identity is pending, never external: those of the grants, also of

@@ -5,6 +5,7 @@ mod fixture;
 mod incremental;
 mod properties;
 mod publishing;
+mod resting;
 mod rotation;
 mod snapshots;
 mod stories;

@@ -52,6 +52,26 @@ fn an_honest_cluster_is_believed() {
 }
 
 #[test]
+fn the_record_behind_an_address_can_be_handed_on_as_it_was_signed() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    let address = |text: &str| text.parse().expect("an address");
+    let slice_with = |version, last: &str| slice("east", version, 1, vec![workload("east/shop/web-0", 1, last)]);
+    accept(&mut state, &slice_with(2, "10.1.1.5"));
+    assert_eq!(state.signed_slice_of(address("10.1.1.5")), Some(&sign(&slice_with(2, "10.1.1.5"))));
+    accept(&mut state, &slice_with(3, "10.1.1.6"));
+    assert_eq!(state.signed_slice_of(address("10.1.1.5")), None, "it moved");
+    let bytes = state.signed_slice_of(address("10.1.1.6")).expect("it is there").clone();
+    let mut other = granted();
+    accept(&mut other, &node_record("east", 1, 1));
+    assert!(other.apply(Event::Record(bytes), now(0)).refusals.is_empty(), "whoever hands it on");
+    assert!(matches!(located(&other, "10.1.1.6"), Located::Workload(_)));
+    let own = workload("north/shop/own", 1, "10.3.1.5");
+    let _ = other.apply(Event::Set(mesh_core::SourceId("manifests".into()), own), now(0));
+    assert_eq!(other.signed_slice_of(address("10.3.1.5")), None, "nobody signed what only a plain source says");
+}
+
+#[test]
 fn a_forged_signature_is_refused() {
     let mut state = granted();
     accept(&mut state, &node_record("east", 1, 1));
