@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod names;
 pub mod probe;
 pub mod publish;
+pub mod pull;
 pub mod start;
 pub mod traffic;
 pub mod view;

@@ -55,6 +55,14 @@ pub struct Status {
     pub clusters: Vec<Cluster>,
     /// Packets dropped since the start, by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
+    /// What became of packets that came before their identity, since the start: `held`, then `released`, `denied` or `expired`;
+    /// `no-room`. What never occurred is left out.
+    #[serde(default)]
+    pub holds: BTreeMap<String, u64>,
+    /// Identities asked of other nodes since the start (`asked`, then `pulled`, `unknown`, `refused` or `failed`), and told to
+    /// them (`served`, `served-unknown`, `turned-away`). What never occurred is left out.
+    #[serde(default)]
+    pub pulls: BTreeMap<String, u64>,
     /// Facts and records refused since the start, by reason.
     pub refusals: BTreeMap<String, u64>,
 }

@@ -1,11 +1,12 @@
 //! The one owner of the state and of all that is derived from it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Change, Event, NodeId, Prefix, Services, SourceId, State, Time, WireGuardKey};
+use mesh_core::{Bytes, Change, Event, Key, NodeId, Prefix, Services, SourceId, State, Time, WireGuardKey};
 use mesh_dataplane::{Planner, Reconciler, Tunnel};
 use mesh_policy::Compiler;
 use mesh_source::{Diagnostics, statefile};
@@ -16,6 +17,8 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::names::NamesRole;
 use super::publish::PublisherRole;
+use super::pull::PullRole;
+use super::pull::serve::Askers;
 use super::traffic::TrafficRole;
 use super::view::{self, Overview, Shared};
 use crate::config::AgentConfig;
@@ -46,6 +49,10 @@ pub struct Control {
     pub(super) services: Services,
     /// Which backends take their connections.
     pub(super) traffic: TrafficRole,
+    /// Asks other nodes for the records that packets wait for.
+    pub(super) pull: PullRole,
+    /// Who may ask this node for records.
+    pub(super) askers: watch::Sender<Askers>,
     pub(super) reconciler: Reconciler,
     /// What events changed since the last time that everything was derived.
     pub(super) pending: Change,
@@ -187,11 +194,31 @@ impl Control {
             warn!(%error, "a step of the plan failed, and will be tried again");
         }
         self.traffic.follow(&self.state, &plan, now);
+        self.admit_askers(&change);
         self.routes = plan.routes;
         if !self.programmed && self.reconcile_errors.is_empty() {
             info!(peers = plan.peers.len(), routes = self.routes.len(), "programmed for the first time");
             self.programmed = true;
             self.ready.send_replace(true);
+        }
+    }
+
+    /// Asks for the identities that packets wait for.
+    pub fn pull(&mut self) {
+        self.pull.turn(&mut self.tunnel, &self.state);
+    }
+
+    /// Returns the signed record of this cluster that says who is behind `address`.
+    pub fn signed_slice_of(&self, address: IpAddr) -> Option<Bytes> {
+        let is_own = self.state.workload_at(address).is_some_and(|id| id.cluster == self.config.node.cluster);
+        self.state.signed_slice_of(address).filter(|_| is_own).cloned()
+    }
+
+    /// Lets the nodes that are known now ask for records.
+    fn admit_askers(&mut self, change: &Change) {
+        if !self.programmed || change.dirty.iter().any(|key| matches!(key, Key::NodeLink(_))) {
+            let overlay = self.state.facts().links.values().flat_map(|link| link.overlay.iter().copied());
+            self.askers.send_replace(Arc::new(overlay.collect()));
         }
     }
 

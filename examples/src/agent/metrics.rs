@@ -26,6 +26,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabel {
     peer: String,
 }
@@ -76,6 +81,13 @@ impl Metrics {
         registry.register("ready", "1 when the plan is programmed and nothing is wrong", ready);
         let drops = by_reason(view.status.drops.iter());
         registry.register("dropped_packets", "Packets dropped, by reason", drops);
+        let holds = by_outcome(view.status.holds.iter());
+        registry.register("held_packets", "Packets that came before their identity, by what became of them", holds);
+        let waiting: Gauge = Gauge::default();
+        waiting.set(i64::try_from(view.hold.waiting).unwrap_or(i64::MAX));
+        registry.register("waiting_packets", "Packets that wait for an identity now", waiting);
+        let pulls = by_outcome(view.status.pulls.iter());
+        registry.register("pulls", "Identities asked of other nodes, and told to them, by what came of it", pulls);
         let refusals = by_reason(view.status.refusals.iter());
         registry.register("refusals", "Facts and records refused, by reason", refusals);
         for (name, help, value) in [
@@ -112,6 +124,14 @@ impl Metrics {
         text::encode(&mut out, &registry).expect("writing to a string does not fail");
         out
     }
+}
+
+fn by_outcome<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> Family<OutcomeLabel, Counter> {
+    let family: Family<OutcomeLabel, Counter> = Family::default();
+    for (outcome, count) in counts {
+        family.get_or_create(&OutcomeLabel { outcome: outcome.clone() }).inc_by(*count);
+    }
+    family
 }
 
 fn by_reason<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> Family<ReasonLabel, Counter> {

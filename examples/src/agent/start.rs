@@ -26,6 +26,8 @@ use super::control::{Control, INBOX, MANIFESTS, STORE, snapshot_path};
 use super::http::Question;
 use super::names::NamesRole;
 use super::publish::PublisherRole;
+use super::pull::serve::Askers;
+use super::pull::{Asked, PullCounters, PullRole, PullServer};
 use super::traffic::TrafficRole;
 use super::view::{Overview, Shared, View};
 use super::{Clock, http};
@@ -119,7 +121,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let mut diagnostics = vec![(MANIFESTS, manifests.diagnostics()), (INBOX, inbox.diagnostics()), (STORE, store.diagnostics())];
     feed(manifests, events.clone());
     feed(inbox, events.clone());
-    feed(store, events);
+    feed(store, events.clone());
     mesh_source::announce(&config.inbox, &link)?;
     if let Some(mirror) = &config.mirror {
         let store = |path: &PathBuf| Arc::new(DirectoryStore::new(path));
@@ -154,6 +156,12 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let traffic = TrafficRole::start(config.node.clone());
     let services = Services::new(config.node.cluster.clone());
     let planner = Planner::new(config.node.clone(), config.scope.into());
+    let pulls = Arc::new(PullCounters::default());
+    let (askers, may_ask) = watch::channel(Askers::default());
+    let (state_asked, pulled) = mpsc::channel(64);
+    let server = PullServer { state: state_asked, askers: may_ask, counters: pulls.clone(), clock };
+    server.spawn(&config.wireguard.overlay);
+    let pull = PullRole::new(events, pulls);
     let mut control = Control {
         clock,
         state,
@@ -166,6 +174,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         planner,
         services,
         traffic,
+        pull,
+        askers,
         reconciler: Reconciler::new(),
         pending: Change::default(),
         unpublished: false,
@@ -185,7 +195,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let dns_task = dns.map(|dns| tokio::spawn(serve_dns(dns, is_ready, stopped.clone())));
     let api_task = tokio::spawn(http::serve(listener, control.shared.clone(), questions, asked_names, until(stopped)));
     info!(node = %control.config.node, key = %control.key, "started");
-    let outcome = drive(&mut control, &mut incoming, asked).await;
+    let outcome = drive(&mut control, &mut incoming, (asked, pulled)).await;
     info!("stopping: the guard stays up, `mesh-agent guard down` removes it");
     control.finish();
     stop.send_replace(true);
@@ -200,7 +210,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
 async fn drive(
     control: &mut Control,
     incoming: &mut mpsc::Receiver<Event>,
-    mut asked: mpsc::Receiver<Question>,
+    (mut asked, mut pulled): (mpsc::Receiver<Question>, mpsc::Receiver<Asked>),
 ) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
@@ -218,11 +228,15 @@ async fn drive(
             }
             _ = tick.tick() => {
                 control.drain_flows();
+                control.pull();
                 tokio::task::block_in_place(|| control.converge())?;
             }
             Some((id, reply)) = asked.recv() => {
                 // Who does not wait for the answer any more does not get one.
                 let _ = reply.send(control.traffic.describe(&control.state, &control.services, &id));
+            }
+            Some((address, reply)) = pulled.recv() => {
+                let _ = reply.send(control.signed_slice_of(address));
             }
             _ = save.tick() => tokio::task::block_in_place(|| control.save()),
             _ = terminate.recv() => return Ok(()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use mesh_core::{ClusterName, Now, ServiceKind, Services, State, WireGuardKey};
+use mesh_dataplane::HoldCounters;
 use mesh_wireguard::{Ended, PeerStats, TunnelStats};
 
 use super::control::Control;
@@ -25,6 +26,8 @@ pub struct View {
     pub forwarded: Forwarded,
     /// Flow records that were lost because nobody took them in time.
     pub flows_lost: u64,
+    /// Packets that waited for an identity.
+    pub hold: HoldCounters,
 }
 
 /// What went through the tunnel.
@@ -57,12 +60,15 @@ impl View {
                 peers: (0, 0),
                 clusters: Vec::new(),
                 drops: BTreeMap::new(),
+                holds: BTreeMap::new(),
+                pulls: BTreeMap::new(),
                 refusals: BTreeMap::new(),
             },
             peers: Vec::new(),
             state: StateSummary::default(),
             forwarded: Forwarded::default(),
             flows_lost: 0,
+            hold: HoldCounters::default(),
         }
     }
 }
@@ -136,6 +142,8 @@ pub(super) fn derive(control: &Control) -> Result<View, Ended> {
             peers: (peers.len(), recent),
             clusters: control.overview.clusters(&control.state, now),
             drops,
+            holds: seen(holds(&forwarder.hold)),
+            pulls: seen(control.pull.counters().iter()),
             refusals: control.state.refusal_counts().iter().map(|(reason, count)| (reason.as_str().into(), *count)).collect(),
         },
         state: StateSummary { source_problems: control.source_problems(), ..control.overview.summary.clone() },
@@ -146,8 +154,25 @@ pub(super) fn derive(control: &Control) -> Result<View, Ended> {
             bytes_in: forwarder.delivered.bytes,
         },
         flows_lost: forwarder.records_lost + stats.io.records_lost,
+        hold: forwarder.hold,
         peers,
     })
+}
+
+/// Returns what became of packets that waited for an identity, by name.
+pub(super) fn holds(hold: &HoldCounters) -> impl Iterator<Item = (&'static str, u64)> {
+    let counts = [
+        ("held", hold.held),
+        ("released", hold.released),
+        ("denied", hold.denied),
+        ("expired", hold.expired),
+        ("no-room", hold.no_room),
+    ];
+    counts.into_iter()
+}
+
+fn seen(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 fn health(control: &Control) -> Health {

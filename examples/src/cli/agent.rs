@@ -60,7 +60,13 @@ pub async fn status(target: &Target) -> Result<bool, ClientError> {
         ]);
     }
     println!("{table}");
-    for (title, counts) in [("dropped packets", &status.drops), ("refused", &status.refusals)] {
+    let counts = [
+        ("dropped packets", &status.drops),
+        ("packets before their identity", &status.holds),
+        ("identities asked for", &status.pulls),
+        ("refused", &status.refusals),
+    ];
+    for (title, counts) in counts {
         if !counts.is_empty() {
             let counts: Vec<_> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             println!("{title}: {}", counts.join(", "));
