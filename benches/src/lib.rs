@@ -5,6 +5,7 @@
 //!                    ├─> queries        connections between its workloads    decide, lookup
 //!                    └─> manifests      a directory for `meshctl`            examples/check_fleet, check.sh
 //!   Catalog ───────────> State          services with their endpoints         benches/discovery_zone, benches/discovery_memory
+//!   Remote ────────────> records        what a publisher signs of a cluster           benches/records, benches/record_memory
 //! ```
 //!
 //! Everything here is a function of its arguments: two machines, and two versions of the engine, measure the same thing.
@@ -24,6 +25,7 @@ pub mod fleet;
 pub mod manifests;
 pub mod queries;
 pub mod random;
+pub mod records;
 pub mod services;
 mod yaml;
 

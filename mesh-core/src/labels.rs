@@ -31,6 +31,11 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
     }
 
+    /// Tells whether somebody else has these very labels, at the same place in memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Tells whether there is no label.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

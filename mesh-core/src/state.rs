@@ -13,6 +13,7 @@ use self::index::{FleetPrefixes, Namespaces, ServiceIndex};
 use self::leases::Due;
 use self::ledger::Ledger;
 use self::offers::Offers;
+use self::shared::SharedLabels;
 use crate::settings::{DomainAddresses, Settings};
 use crate::{
     Change, ClusterName, Event, Key, NodeId, Now, PublicKey, RecordKey, Refusal, RefusalReason, SourceId, Version, Workload,
@@ -29,6 +30,7 @@ mod offers;
 mod refresh;
 mod restore;
 mod root;
+mod shared;
 mod signed;
 mod views;
 
@@ -128,6 +130,7 @@ pub struct State {
     /// The clusters whose grant is not in force, and why.
     ended: BTreeMap<ClusterName, RefusalReason>,
     freshness: BTreeMap<ClusterName, Freshness>,
+    labels: SharedLabels,
     facts: Facts,
     /// Admitted facts that do not make a namespace exist.
     derived: BTreeSet<Key>,
@@ -153,6 +156,7 @@ impl State {
             active: BTreeMap::new(),
             ended: BTreeMap::new(),
             freshness: BTreeMap::new(),
+            labels: SharedLabels::default(),
             facts: Facts::default(),
             derived: BTreeSet::new(),
             addresses: Addresses::default(),

@@ -24,11 +24,11 @@ pub(super) fn record(message: wire::Record) -> Decoded<(PublicKey, Record)> {
         wire::Key::Lease(_) => RecordKey::Lease,
     };
     let version = Version { incarnation: message.incarnation, counter: message.counter };
-    let resources = message.resources.into_iter().map(|each| resource(&cluster, each)).collect::<Result<_, _>>()?;
+    let resources = message.resources.into_iter().map(|each| resource(&cluster, &key, each)).collect::<Result<_, _>>()?;
     Ok((public_key(&message.fleet)?, Record { cluster, version, key, resources }))
 }
 
-fn resource(own: &ClusterName, message: wire::Resource) -> Decoded<Resource> {
+fn resource(own: &ClusterName, key: &RecordKey, message: wire::Resource) -> Decoded<Resource> {
     let cluster = if message.cluster.is_empty() { own.clone() } else { name(&message.cluster)? };
     Ok(match message.fact.ok_or("a resource of an unknown kind")? {
         wire::Fact::Node(message) => Resource::Node(Node {
@@ -41,7 +41,7 @@ fn resource(own: &ClusterName, message: wire::Resource) -> Decoded<Resource> {
         wire::Fact::Namespace(message) => {
             Resource::Namespace(Namespace { cluster, name: name(&message.name)?, labels: labels(&message.labels)? })
         }
-        wire::Fact::Workload(message) => Resource::Workload(workload(cluster, message)?),
+        wire::Fact::Workload(message) => Resource::Workload(workload(cluster, key, message)?),
         wire::Fact::Export(message) => Resource::Export(export(cluster, message)?),
         wire::Fact::ServiceImport(message) => Resource::ServiceImport(ServiceImport {
             cluster,
@@ -68,17 +68,29 @@ fn link(cluster: ClusterName, message: &wire::NodeLink) -> Decoded<NodeLink> {
     })
 }
 
-fn workload(cluster: ClusterName, message: wire::Workload) -> Decoded<Workload> {
+fn workload(cluster: ClusterName, key: &RecordKey, message: wire::Workload) -> Decoded<Workload> {
     let named = |message: wire::Port| {
         let (protocol, number) = (protocol(message.protocol)?, port(message.port.ok_or("a port without a number")?)?);
         Ok::<_, String>(NamedPort { name: text(&message.name.ok_or("a port without a name")?)?, protocol, port: number })
     };
-    let (namespace, pod): (NamespaceName, ObjectName) = (name(&message.namespace)?, name(&message.name)?);
+    // A slice says once where all of its workloads are.
+    let (namespace, node) = match key {
+        RecordKey::Slice(namespace, node) => (Some(namespace), Some(node)),
+        _ => (None, None),
+    };
+    let namespace = match namespace.filter(|namespace| namespace.as_str() == message.namespace) {
+        Some(namespace) => namespace.clone(),
+        None => name::<NamespaceName>(&message.namespace)?,
+    };
+    let node = match node.filter(|node| message.node.as_deref() == Some(node.as_str())) {
+        Some(node) => Some(node.clone()),
+        None => message.node.as_deref().map(name).transpose()?,
+    };
     Ok(Workload {
-        id: WorkloadId { cluster, namespace, name: pod },
+        id: WorkloadId { cluster, namespace, name: name::<ObjectName>(&message.name)? },
         labels: labels(&message.labels)?,
         service_account: text(&message.service_account)?,
-        node: message.node.as_deref().map(name).transpose()?,
+        node,
         host_network: message.host_network,
         addresses: addresses(&message.addresses)?,
         ports: message.ports.into_iter().map(named).collect::<Result<_, _>>()?,

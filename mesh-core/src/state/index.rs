@@ -208,8 +208,8 @@ impl ServiceIndex {
     }
 }
 
-/// Puts `value` into its place in an ordered list, which grows by what it needs: there are as many lists as services.
-fn insert<T: Ord>(list: &mut Vec<T>, value: T) {
+/// Puts `value` into its place in an ordered list, which grows by what it needs: there are many lists, and nearly all have one.
+pub(super) fn insert<T: Ord>(list: &mut Vec<T>, value: T) {
     if let Err(at) = list.binary_search(&value) {
         list.reserve_exact(1);
         list.insert(at, value);
@@ -217,7 +217,7 @@ fn insert<T: Ord>(list: &mut Vec<T>, value: T) {
 }
 
 /// Removes `value` from an ordered list; tells whether nothing is left.
-fn remove<T: Ord>(list: &mut Vec<T>, value: &T) -> bool {
+pub(super) fn remove<T: Ord>(list: &mut Vec<T>, value: &T) -> bool {
     if let Ok(at) = list.binary_search(value) {
         list.remove(at);
     }

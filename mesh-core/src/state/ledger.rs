@@ -69,7 +69,8 @@ pub(super) struct Held {
     /// Another record has this version too: neither is believed.
     pub(super) disputed: bool,
     weight: Weight,
-    seen: BTreeMap<Version, Sha>,
+    /// The latest versions and their digests, in order.
+    seen: Vec<(Version, Sha)>,
 }
 
 /// Proof that a key signed two records with one version.
@@ -197,7 +198,7 @@ impl Cluster {
             return Noted::New { disputed };
         }
         let is_held = record.version == held.version;
-        match held.seen.get(&record.version).copied() {
+        match held.digest_of(record.version) {
             Some(seen) if seen == digest || disputed => {
                 held.disputed |= is_held && disputed;
                 if is_held { Noted::Known } else { Noted::Replayed(held.version) }
@@ -231,7 +232,7 @@ impl Signer {
 impl Held {
     fn new(record: &Record, digest: Sha, bytes: &Bytes, disputed: bool) -> Held {
         let keys = record.resources.iter().map(crate::Resource::key).collect();
-        let seen = BTreeMap::from([(record.version, digest)]);
+        let seen = vec![(record.version, digest)];
         Held { version: record.version, bytes: bytes.clone(), keys, disputed, weight: Weight::of(record, bytes), seen }
     }
 
@@ -240,10 +241,20 @@ impl Held {
         (Origin::Record(Reverse(self.version), key.clone()), self.keys.clone())
     }
 
+    fn digest_of(&self, version: Version) -> Option<Sha> {
+        self.seen.binary_search_by_key(&version, |(seen, _)| *seen).ok().map(|at| self.seen[at].1)
+    }
+
     fn see(&mut self, version: Version, digest: Sha) {
-        self.seen.insert(version, digest);
+        match self.seen.binary_search_by_key(&version, |(seen, _)| *seen) {
+            Ok(at) => self.seen[at].1 = digest,
+            Err(at) => {
+                self.seen.reserve_exact(1);
+                self.seen.insert(at, (version, digest));
+            }
+        }
         if self.seen.len() > MAX_SEEN {
-            self.seen.pop_first();
+            self.seen.remove(0);
         }
     }
 }

@@ -62,22 +62,19 @@ impl State {
         let cluster = self.ledger.clusters.get(&record.cluster);
         let deciding = cluster.and_then(|cluster| cluster.deciding(now)).cloned();
         let has_say = deciding.as_ref().is_some_and(|grant| grant.keys().any(|key| key == signer));
-        if !has_say {
-            let mut other = self.ledger.clusters.iter().filter(|(name, _)| **name != record.cluster);
-            if let Some((other, _)) = other.find(|(_, cluster)| cluster.names(&signer)) {
-                let detail = format!("signed by the key of cluster {other}");
-                return self.refuse(change, subject, RefusalReason::ForeignCluster, detail);
-            }
-        }
         let quarantined = cluster.is_some_and(|cluster| cluster.is_quarantined(now));
         let before = self.said(&record.cluster, &record.key);
         let Some(noted) = self.ledger.note(&signer, record, digest, bytes) else {
             return self.refuse(change, subject, RefusalReason::OverLimit, "no room for more records of this signer");
         };
         if !has_say {
-            let (reason, detail) = match deciding {
-                None => (RefusalReason::NoGrant, "kept until a grant names its signer".to_owned()),
-                Some(_) => (RefusalReason::BadSignature, format!("the grant does not name {signer}")),
+            // Kept all the same: what is believed later must not depend on which grant came first.
+            let mut others = self.ledger.clusters.iter().filter(|(name, _)| **name != record.cluster);
+            let other = others.find(|(_, cluster)| cluster.names(&signer)).map(|(name, _)| name.clone());
+            let (reason, detail) = match (other, deciding) {
+                (Some(other), _) => (RefusalReason::ForeignCluster, format!("signed by the key of cluster {other}")),
+                (None, None) => (RefusalReason::NoGrant, "kept until a grant names its signer".to_owned()),
+                (None, Some(_)) => (RefusalReason::BadSignature, format!("the grant does not name {signer}")),
             };
             if noted != Noted::Known {
                 self.refuse(change, subject, reason, detail);
@@ -212,6 +209,7 @@ impl State {
             };
             let (kept, dropped) = std::mem::take(labels).without_reserved();
             *labels = kept;
+            self.labels.share(labels);
             for label in dropped {
                 let detail = format!("label {label} is the mesh's to set; it is dropped");
                 self.refuse(change, resource.key().to_string(), RefusalReason::NotAllowedHere, detail);

@@ -154,6 +154,25 @@ fn a_lease_of_the_future_does_not_keep_a_dead_cluster_alive() {
 }
 
 #[test]
+fn clocks_that_disagree_by_minutes_change_no_fact() {
+    // East's clock is right; the others are four minutes behind, right, and four minutes ahead.
+    let told = [node_record("east", 1, 1), slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")])];
+    let skewed = |behind: u64, ahead: u64| {
+        let mut state = granted();
+        let at = |seconds: u64| 1000 + seconds - behind + ahead;
+        for bytes in told.iter().chain(&[lease("east", 3, 1000)]).map(sign) {
+            assert_eq!(tell_at(&mut state, &bytes, at(0)), []);
+        }
+        assert_eq!(tell_at(&mut state, &sign(&lease("east", 4, 1010)), at(10)), []);
+        (state.facts().clone(), state.freshness(&cluster("east"), now(at(10)).wall))
+    };
+    let (behind, right, ahead) = (skewed(240, 0), skewed(0, 0), skewed(0, 240));
+    assert!(behind.0 == right.0 && right.0 == ahead.0);
+    // To a clock that is ahead every lease has run out: that demotes only where no probe says that the path is alive.
+    assert_eq!([behind.1, right.1, ahead.1], [Freshness::Live, Freshness::Live, Freshness::Stale]);
+}
+
+#[test]
 fn the_own_clusters_facts_come_from_plain_sources() {
     let mut state = state_of("east");
     assert_eq!(tell(&mut state, &signed_grant(grant("east"))), []);
