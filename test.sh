@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev musl-tools iproute2 bind9-dnsutils knot-dnsutils wireguard-go wireguard-tools nftables iputils-ping)
+packages=(gcc libc6-dev musl-tools iproute2 bind9-dnsutils knot-dnsutils wireguard-go wireguard-tools nftables iputils-ping
+    etcd-server etcd-client)
 missing=()
 for package in "${packages[@]}"; do
     dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")

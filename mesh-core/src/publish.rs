@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod addresses;
+mod adopt;
 mod derive;
 mod dirty;
 mod recent;
@@ -41,6 +42,8 @@ pub struct Publisher {
     root: PublicKey,
     incarnation: u64,
     counter: u64,
+    /// The incarnation that saved what this one goes on from.
+    restored: u64,
     /// What was signed last for each key; `None` for what an earlier life of the publisher signed.
     published: BTreeMap<RecordKey, Option<Vec<Resource>>>,
     /// When each export was first signed.
@@ -65,6 +68,7 @@ impl Publisher {
             root,
             incarnation,
             counter: 0,
+            restored: 0,
             published: BTreeMap::new(),
             first_signed: BTreeMap::new(),
             addresses: Addresses::default(),

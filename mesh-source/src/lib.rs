@@ -35,6 +35,7 @@ mod inbox;
 pub mod keyfiles;
 mod manifests;
 mod mirror;
+mod outbox;
 mod source;
 pub mod statefile;
 mod store;
@@ -45,8 +46,11 @@ pub use diagnostics::Diagnostics;
 pub use inbox::{AnnounceError, InboxDirectory, announce};
 pub use manifests::ManifestDirectory;
 pub use mirror::{Mirror, MirrorFrom};
+pub use outbox::{Outbox, OutboxConfig, OutboxEvent};
 pub use source::{Source, SourceError};
 pub use store::{
     Claim, ClaimError, DirectoryStore, Following, Hold, Interest, MemoryStore, NobodyListens, RecordPath, Store, StoreError,
     StoreSource, Teller, Told,
 };
+#[cfg(feature = "etcd")]
+pub use store::{EtcdConfig, EtcdConfigError, EtcdStore, EtcdTls};

@@ -12,12 +12,16 @@ use tokio::sync::watch;
 
 mod claim;
 mod directory;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod follow;
 mod memory;
 mod source;
 
 pub use self::claim::{Claim, ClaimError, Hold};
 pub use self::directory::DirectoryStore;
+#[cfg(feature = "etcd")]
+pub use self::etcd::{EtcdConfig, EtcdConfigError, EtcdStore, EtcdTls};
 pub use self::follow::{Following, Interest, NobodyListens, Teller, Told};
 pub use self::memory::MemoryStore;
 pub use self::source::StoreSource;

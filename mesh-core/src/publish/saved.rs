@@ -77,6 +77,7 @@ impl Publisher {
             return Err(RestoreError::Incarnation { last: saved.incarnation });
         }
         let mut publisher = Publisher::new(cluster, key, root, incarnation);
+        publisher.restored = saved.incarnation;
         publisher.first_signed = saved.exports;
         publisher.addresses = Addresses::restore(saved.imports);
         publisher.recent = Recent::restore(saved.freed);

@@ -242,13 +242,18 @@ fn clusterset_addresses_are_distinct_stable_and_the_manifests_first() {
     }
 }
 
-/// A publisher's state in which `names` are exported and the cluster may give out six addresses.
-fn exporting(names: &[&str]) -> State {
-    let mut state = state_of("east");
+/// A grant of six addresses.
+fn narrow() -> Bytes {
     let mut narrow = grant("east");
     narrow.exports = vec!["shop/*".parse().expect("a pattern")];
     narrow.service_prefixes = vec![prefix("100.80.1.0/29")];
-    assert_eq!(tell(&mut state, &signed_grant(narrow)), []);
+    signed_grant(narrow)
+}
+
+/// A publisher's state in which `names` are exported and the cluster may give out six addresses.
+fn exporting(names: &[&str]) -> State {
+    let mut state = state_of("east");
+    assert_eq!(tell(&mut state, &narrow()), []);
     let _ = state.apply(Event::Begin(source()), now(0));
     for resource in names.iter().flat_map(|name| service(name)) {
         set(&mut state, resource);
@@ -327,4 +332,49 @@ fn a_full_range_leaves_services_without_an_address_and_nobody_with_anothers() {
     for (name, address) in full.iter().filter(|(name, _)| **name != gone) {
         assert_eq!(after[name], *address, "{name} moved");
     }
+}
+
+/// The publisher of another node takes over, which remembers nothing: what the first one put into the store is what it goes on from.
+#[test]
+fn a_successor_goes_on_from_what_it_finds_in_the_store() {
+    let [one, two] = colliding();
+    let (mut state, mut first) = (exporting(&[&one]), publisher(1));
+    let mut store = publish(&mut first, &state, at(0));
+    for resource in service(&two) {
+        set(&mut state, resource);
+    }
+    store.extend(publish(&mut first, &state, at(1)));
+    let imports = |records: &[(RecordKey, Bytes)]| {
+        let mut told = state_of("east");
+        assert_eq!(tell(&mut told, &narrow()), []);
+        deliver(records, &mut told);
+        told.facts().clone()
+    };
+    let before = imports(&store);
+    assert_eq!(before.service_imports.len(), 2);
+    // A record that nobody stands behind, one that a former key signed, and one that is another cluster's.
+    let buried = namespace("east", 99, "team-old", "x");
+    store.push((buried.key.clone(), sign(&buried)));
+    let former = namespace("east", 98, "team-former", "x");
+    store.push((former.key.clone(), former.sign(&root().public(), &key_of("west")).expect("fits")));
+    let foreign = namespace("west", 1, "team-west", "x");
+    store.push((foreign.key.clone(), sign(&foreign)));
+
+    let mut second = publisher(2);
+    store.iter().for_each(|(_, bytes)| second.adopt(bytes));
+    let records = publish(&mut second, &state, at(100));
+    let names = keys(&records);
+    assert!(names.contains(&"namespace/team-old".to_owned()) && names.contains(&"namespace/team-former".to_owned()), "{names:?}");
+    assert!(!names.contains(&"namespace/team-west".to_owned()), "{names:?}");
+    let after = imports(&records);
+    assert_eq!(after.service_imports, before.service_imports, "services keep their addresses");
+    assert_eq!(after.exports, before.exports, "exports keep their age");
+
+    // What is found later changes nothing of what is being said, and a tombstone needs no other one.
+    store.iter().chain(&records).for_each(|(_, bytes)| second.adopt(bytes));
+    let again = keys(&publish(&mut second, &state, at(101)));
+    assert_eq!(again, ["namespace/team-former", "namespace/team-old"], "an old backup brought them back");
+    let tombstones: Vec<_> = records.iter().filter(|(key, _)| key.to_string().starts_with("namespace/team-")).collect();
+    tombstones.iter().for_each(|(_, bytes)| second.adopt(bytes));
+    assert!(publish(&mut second, &state, at(102)).is_empty());
 }
