@@ -9,6 +9,7 @@
 //!
 //! One task owns the state and everything derived from it ([`control`]); the rest only feeds it or shows what it says.
 
+pub mod announce;
 pub mod control;
 pub mod dns;
 pub mod flows;

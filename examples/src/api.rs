@@ -53,6 +53,9 @@ pub struct Status {
     pub peers: (usize, usize),
     /// The clusters of the fleet.
     pub clusters: Vec<Cluster>,
+    /// The fleet policies that this node knows; missing where the root has signed none.
+    #[serde(default)]
+    pub policies: Option<Policies>,
     /// Packets dropped since the start, by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
     /// What became of packets that came before their identity, since the start: `held`, then `released`, `denied` or `expired`;
@@ -84,6 +87,20 @@ pub struct Cluster {
     pub workloads: usize,
     /// Exported services.
     pub exports: usize,
+    /// The serial of the fleet policies that it says are in force on all its nodes.
+    #[serde(default)]
+    pub policies: Option<u64>,
+}
+
+/// The fleet policies, and where they are in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policies {
+    /// Their serial.
+    pub serial: u64,
+    /// How many clusters say that they are in force on all their nodes.
+    pub active: usize,
+    /// How many clusters have a grant in force.
+    pub clusters: usize,
 }
 
 /// Another node.

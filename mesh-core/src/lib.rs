@@ -117,7 +117,7 @@ pub use service::{
 };
 pub use settings::{CrossClusterDefault, Settings};
 pub use snapshot::SnapshotError;
-pub use state::{Facts, Freshness, Located, State, StateConfig, Trust};
+pub use state::{Facts, Freshness, GrantStanding, Located, State, StateConfig, Trust};
 pub use time::{Now, Time, WallTime};
 pub use traffic::{ExportTraffic, Locality, Traffic};
 pub use verdict::{Direction, Reason, RuleId, RuleName, Tier, Verdict};

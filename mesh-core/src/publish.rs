@@ -54,6 +54,8 @@ pub struct Publisher {
     /// What changed since the last update; `None`: everything.
     pending: Option<Change>,
     leased: Option<Time>,
+    /// The fleet policies that the next lease says are in force on every node.
+    acknowledged: Option<u64>,
     unsigned: BTreeMap<RecordKey, SignError>,
 }
 
@@ -75,6 +77,7 @@ impl Publisher {
             recent: Recent::default(),
             pending: None,
             leased: None,
+            acknowledged: None,
             unsigned: BTreeMap::new(),
         }
     }
@@ -135,12 +138,26 @@ impl Publisher {
             }
         }
         if self.next_lease() <= now.time {
-            let lease = Lease { cluster: self.cluster.clone(), issued: now.wall, ttl_seconds: LEASE_TTL_SECONDS };
+            let lease = Lease {
+                cluster: self.cluster.clone(),
+                issued: now.wall,
+                ttl_seconds: LEASE_TTL_SECONDS,
+                policies: self.acknowledged,
+            };
             records.extend(self.sign(RecordKey::Lease, vec![Resource::Lease(lease)]));
             self.published.remove(&RecordKey::Lease);
             self.leased = Some(now.time);
         }
         records
+    }
+
+    /// Takes notice of the serial of the fleet policies that are in force on every node of the cluster: where it is another one
+    /// than before, a lease is due at once that says so.
+    pub fn acknowledge(&mut self, policies: Option<u64>) {
+        if self.acknowledged != policies {
+            self.acknowledged = policies;
+            self.leased = None;
+        }
     }
 
     /// Returns what each record that the noted changes concern is to say.

@@ -326,6 +326,9 @@ pub struct Lease {
     pub issued: WallTime,
     /// How long it is good for, in seconds.
     pub ttl_seconds: u32,
+    /// The serial of the fleet policies that are in force on every node of the cluster that was heard of lately; `None` where
+    /// some node has none, or does not say.
+    pub policies: Option<u64>,
 }
 
 /// One fact. Every variant has exactly one [`Key`] kind.

@@ -32,12 +32,14 @@ mod restore;
 mod root;
 mod shared;
 mod signed;
+mod standing;
 mod views;
 
 pub(crate) use self::admission::check_grant;
 pub use self::facts::Facts;
 pub use self::leases::{EXPIRED_AFTER, MAX_CLOCK_SKEW, MAX_LEASE_TTL, STALE_AFTER};
 pub use self::limits::{Limits, Usage};
+pub use self::standing::GrantStanding;
 
 /// How a state decides what to believe.
 #[derive(Clone, Debug)]

@@ -31,7 +31,7 @@
 
 mod diagnostics;
 mod files;
-mod inbox;
+pub mod inbox;
 pub mod keyfiles;
 mod manifests;
 mod mirror;
@@ -43,7 +43,7 @@ mod tail;
 mod write;
 
 pub use diagnostics::Diagnostics;
-pub use inbox::{AnnounceError, InboxDirectory, announce};
+pub use inbox::{AnnounceError, Announced, InboxDirectory, announce};
 pub use manifests::ManifestDirectory;
 pub use mirror::{Mirror, MirrorFrom};
 pub use outbox::{Outbox, OutboxConfig, OutboxEvent};

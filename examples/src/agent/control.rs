@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, Change, Event, Key, NodeId, Prefix, Services, SourceId, State, Time, WireGuardKey};
+use mesh_core::{Bytes, Change, Event, Key, NodeId, Prefix, Services, SourceId, State, Time};
 use mesh_dataplane::{Planner, Reconciler, Tunnel};
 use mesh_policy::Compiler;
 use mesh_source::{Diagnostics, statefile};
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::announce::Announcement;
 use super::names::NamesRole;
 use super::publish::PublisherRole;
 use super::pull::PullRole;
@@ -66,8 +67,8 @@ pub struct Control {
     pub(super) ready: watch::Sender<bool>,
     pub(super) reconcile_errors: Vec<String>,
     pub(super) snapshot_due: bool,
-    /// The node's public key.
-    pub(super) key: WireGuardKey,
+    /// What the node says of itself.
+    pub(super) announcement: Announcement,
     pub(super) overview: Overview,
     /// The state has changed since the overview was derived.
     pub(super) overview_due: bool,
@@ -193,6 +194,9 @@ impl Control {
         for error in &self.reconcile_errors {
             warn!(%error, "a step of the plan failed, and will be tried again");
         }
+        if errors.is_empty() {
+            self.announcement.set_policies(self.state.policies_serial());
+        }
         self.traffic.follow(&self.state, &plan, now);
         self.admit_askers(&change);
         self.routes = plan.routes;
@@ -227,6 +231,14 @@ impl Control {
         while let Some(record) = self.tunnel.poll_flow() {
             self.shared.metrics.count_flow(&record);
             self.shared.flows.push(record);
+        }
+    }
+
+    /// Tells the own cluster's inbox what is new about this node, and now and then that it is alive.
+    pub fn announce(&mut self) {
+        self.announcement.repeat(&self.config.inbox, self.clock.now());
+        if let Some(publisher) = &mut self.publisher {
+            publisher.hear();
         }
     }
 

@@ -120,6 +120,21 @@ impl Metrics {
             Unit::Seconds,
             handshakes,
         );
+        if let Some(policies) = view.status.policies {
+            for (name, help, value) in [
+                ("fleet_policies_serial", "Serial of the fleet policies that this node knows", policies.serial),
+                ("fleet_policies_clusters", "Clusters with a grant in force", policies.clusters as u64),
+                (
+                    "fleet_policies_active_clusters",
+                    "Of these, those that have them in force on all nodes",
+                    policies.active as u64,
+                ),
+            ] {
+                let gauge: Gauge = Gauge::default();
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+                registry.register(name, help, gauge);
+            }
+        }
         let mut out = String::new();
         text::encode(&mut out, &registry).expect("writing to a string does not fail");
         out

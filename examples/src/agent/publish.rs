@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use mesh_core::publish::Publisher;
-use mesh_core::{Bytes, Change, ClusterName, Now, State};
+use mesh_core::{Bytes, Change, ClusterName, Now, ObjectName, State};
+use mesh_source::inbox::{Announced, policies_in_force};
 use mesh_source::keyfiles;
 use mesh_source::statefile::{self, Loaded};
 use mesh_source::{DirectoryStore, RecordPath, Store};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::start::AgentError;
@@ -19,6 +22,8 @@ pub struct PublisherRole {
     publisher: Publisher,
     cluster: ClusterName,
     store: DirectoryStore,
+    /// What the cluster's nodes say of themselves.
+    announced: watch::Receiver<BTreeMap<ObjectName, Announced>>,
     memory: PathBuf,
     saved: Vec<u8>,
     /// Signed, and not in the store yet.
@@ -27,7 +32,12 @@ pub struct PublisherRole {
 
 impl PublisherRole {
     /// Reads the key, takes the next incarnation, and remembers what an earlier life published.
-    pub fn start(config: &AgentConfig, key_file: &Path, now: Now) -> Result<PublisherRole, AgentError> {
+    pub fn start(
+        config: &AgentConfig,
+        key_file: &Path,
+        announced: watch::Receiver<BTreeMap<ObjectName, Announced>>,
+        now: Now,
+    ) -> Result<PublisherRole, AgentError> {
         let key = keyfiles::read_signing_key(key_file)?;
         let incarnation = next_incarnation(key_file, now)?;
         let cluster = config.node.cluster.clone();
@@ -43,7 +53,7 @@ impl PublisherRole {
         });
         info!(%cluster, incarnation, "publishing");
         let store = DirectoryStore::new(&config.store);
-        Ok(PublisherRole { publisher, cluster, store, memory, saved, waiting: BTreeMap::new() })
+        Ok(PublisherRole { publisher, cluster, store, announced, memory, saved, waiting: BTreeMap::new() })
     }
 
     /// Tells whether there is something to do although the state has not changed: a lease to sign, a record to store.
@@ -54,6 +64,11 @@ impl PublisherRole {
     /// Takes notice of a change of the state.
     pub fn note(&mut self, change: &Change) {
         self.publisher.note(change);
+    }
+
+    /// Takes notice of what the nodes say is in force, and of those that have fallen silent.
+    pub fn hear(&mut self) {
+        self.publisher.acknowledge(policies_in_force(self.announced.borrow().values(), Instant::now()));
     }
 
     /// Signs what changed, and puts it into the store. Blocks: not for a runtime's worker.

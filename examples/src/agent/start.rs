@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use super::announce::Announcement;
 use super::control::{Control, INBOX, MANIFESTS, STORE, snapshot_path};
 use super::http::Question;
 use super::names::NamesRole;
@@ -119,10 +120,11 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let records: Arc<dyn Store> = Arc::new(DirectoryStore::new(&config.store));
     let store = StoreSource::new(SourceId(STORE.into()), &*records, Interest::everything().fixed());
     let mut diagnostics = vec![(MANIFESTS, manifests.diagnostics()), (INBOX, inbox.diagnostics()), (STORE, store.diagnostics())];
+    let announced = inbox.announced();
     feed(manifests, events.clone());
     feed(inbox, events.clone());
     feed(store, events.clone());
-    mesh_source::announce(&config.inbox, &link)?;
+    mesh_source::announce(&config.inbox, &link, None, clock.now().wall)?;
     if let Some(mirror) = &config.mirror {
         let store = |path: &PathBuf| Arc::new(DirectoryStore::new(path));
         let from = mirror.from.iter().map(|from| MirrorFrom { cluster: from.cluster.clone(), store: store(&from.store) });
@@ -131,7 +133,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         tokio::spawn(mirror.run());
     }
     let publisher = match &config.publisher {
-        Some(publisher) => Some(PublisherRole::start(&config, &publisher.key, clock.now())?),
+        Some(publisher) => Some(PublisherRole::start(&config, &publisher.key, announced, clock.now())?),
         None => None,
     };
     let tunnel = UserTunnel::start(UserTunnelConfig {
@@ -184,7 +186,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         ready,
         reconcile_errors: Vec::new(),
         snapshot_due: false,
-        key: link.key,
+        announcement: Announcement::made(link, clock.now().time),
         routes: BTreeMap::new(),
         overview: Overview::default(),
         overview_due: false,
@@ -194,7 +196,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let asked_names = dns.as_ref().map(Server::handle);
     let dns_task = dns.map(|dns| tokio::spawn(serve_dns(dns, is_ready, stopped.clone())));
     let api_task = tokio::spawn(http::serve(listener, control.shared.clone(), questions, asked_names, until(stopped)));
-    info!(node = %control.config.node, key = %control.key, "started");
+    info!(node = %control.config.node, key = %control.announcement.key(), "started");
     let outcome = drive(&mut control, &mut incoming, (asked, pulled)).await;
     info!("stopping: the guard stays up, `mesh-agent guard down` removes it");
     control.finish();
@@ -238,7 +240,10 @@ async fn drive(
             Some((address, reply)) = pulled.recv() => {
                 let _ = reply.send(control.signed_slice_of(address));
             }
-            _ = save.tick() => tokio::task::block_in_place(|| control.save()),
+            _ = save.tick() => tokio::task::block_in_place(|| {
+                control.save();
+                control.announce();
+            }),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }

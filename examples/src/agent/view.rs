@@ -10,7 +10,7 @@ use mesh_wireguard::{Ended, PeerStats, TunnelStats};
 use super::control::Control;
 use super::flows::FlowLog;
 use super::metrics::Metrics;
-use crate::api::{Cluster, Health, Peer, Service, StateSummary, Status};
+use crate::api::{Cluster, Health, Peer, Policies, Service, StateSummary, Status};
 use crate::config::AgentConfig;
 
 /// All answers of the API at one moment.
@@ -59,6 +59,7 @@ impl View {
                 roles: Vec::new(),
                 peers: (0, 0),
                 clusters: Vec::new(),
+                policies: None,
                 drops: BTreeMap::new(),
                 holds: BTreeMap::new(),
                 pulls: BTreeMap::new(),
@@ -137,10 +138,11 @@ pub(super) fn derive(control: &Control) -> Result<View, Ended> {
             health: health(control),
             scope: control.config.scope.to_string(),
             tunnel: "user".into(),
-            key: control.key,
+            key: control.announcement.key(),
             roles: roles.iter().filter(|(_, has)| *has).map(|(role, _)| (*role).to_owned()).collect(),
             peers: (peers.len(), recent),
             clusters: control.overview.clusters(&control.state, now),
+            policies: policies(&control.state),
             drops,
             holds: seen(holds(&forwarder.hold)),
             pulls: seen(control.pull.counters().iter()),
@@ -173,6 +175,12 @@ pub(super) fn holds(hold: &HoldCounters) -> impl Iterator<Item = (&'static str, 
 
 fn seen(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
     counts.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn policies(state: &State) -> Option<Policies> {
+    let serial = state.policies_serial()?;
+    let (active, clusters) = state.policies_active();
+    Some(Policies { serial, active, clusters })
 }
 
 fn health(control: &Control) -> Health {
@@ -213,6 +221,9 @@ impl Overview {
         for cluster in clusters.iter_mut().filter(|cluster| cluster.freshness.is_empty()) {
             cluster.freshness = format!("{:?}", state.freshness(&cluster.name, now.wall)).to_lowercase();
         }
+        for cluster in &mut clusters {
+            cluster.policies = state.facts().leases.get(&cluster.name).and_then(|lease| lease.policies);
+        }
         clusters
     }
 }
@@ -232,6 +243,7 @@ fn clusters(state: &State, own: &ClusterName) -> Vec<Cluster> {
         nodes: nodes.get(name).copied().unwrap_or_default(),
         workloads: workloads.get(name).copied().unwrap_or_default(),
         exports: exported.get(name).copied().unwrap_or_default(),
+        policies: None,
         name: name.clone(),
     };
     facts.grants.iter().map(|(name, grant)| cluster(name, grant)).collect()

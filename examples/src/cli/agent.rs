@@ -46,6 +46,9 @@ pub async fn status(target: &Target) -> Result<bool, ClientError> {
     }
     println!("peers      {} of {} with a handshake in the last three minutes", status.peers.1, status.peers.0);
     print_health(&status.health);
+    if let Some(policies) = status.policies {
+        println!("policies   serial {}: active in {} of {} clusters", policies.serial, policies.active, policies.clusters);
+    }
     let mut table = table(&["CLUSTER", "FACTS", "NODES", "WORKLOADS", "EXPORTS", "PREFIXES", "ATTRIBUTES"]);
     for cluster in &status.clusters {
         let attributes: Vec<_> = cluster.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -52,6 +52,7 @@ fn resource(own: &ClusterName, key: &RecordKey, message: wire::Resource) -> Deco
             cluster,
             issued: WallTime::from_unix_nanos(message.issued),
             ttl_seconds: message.ttl_seconds,
+            policies: message.policies,
         }),
     })
 }

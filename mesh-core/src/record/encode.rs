@@ -51,9 +51,11 @@ fn fact(resource: &Resource) -> Option<wire::Fact> {
             service: value.id.to_string(),
             addresses: addresses(&value.addresses),
         }),
-        Resource::Lease(value) => {
-            wire::Fact::Lease(wire::Lease { issued: value.issued.as_unix_nanos(), ttl_seconds: value.ttl_seconds })
-        }
+        Resource::Lease(value) => wire::Fact::Lease(wire::Lease {
+            issued: value.issued.as_unix_nanos(),
+            ttl_seconds: value.ttl_seconds,
+            policies: value.policies,
+        }),
         _ => return None,
     })
 }

@@ -15,7 +15,7 @@ proptest! {
     /// A payload that is nearly right reaches deeper into the reader.
     #[test]
     fn a_payload_with_a_wrong_byte_is_answered(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let lease = crate::Lease { cluster: "east".parse().expect("a name"), issued: Default::default(), ttl_seconds: 30 };
+        let lease = crate::Lease { cluster: "east".parse().expect("a name"), issued: Default::default(), ttl_seconds: 30, policies: None };
         let root = SecretKey::from_bytes([2; 32]).public();
         let record = Record {
             cluster: lease.cluster.clone(),
@@ -44,7 +44,7 @@ fn facts_that_records_do_not_carry_and_giants_are_not_signed() {
     };
     record.resources = vec![Resource::ServiceExport(export)];
     assert!(matches!(record.sign(&key.public(), &key), Err(SignError::Kind { .. })));
-    let lease = crate::Lease { cluster, issued: Default::default(), ttl_seconds: u32::MAX };
+    let lease = crate::Lease { cluster, issued: Default::default(), ttl_seconds: u32::MAX, policies: None };
     record.resources = vec![Resource::Lease(lease); MAX_RECORD_BYTES / 8];
     assert!(matches!(record.sign(&key.public(), &key), Err(SignError::TooLarge { .. })));
 }

@@ -246,6 +246,8 @@ pub(super) struct Lease {
     pub(super) issued: u64,
     #[prost(uint32, tag = "2")]
     pub(super) ttl_seconds: u32,
+    #[prost(uint64, optional, tag = "3")]
+    pub(super) policies: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

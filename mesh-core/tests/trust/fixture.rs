@@ -136,7 +136,7 @@ pub(crate) fn namespace(name: &str, counter: u64, namespace: &str, label: &str) 
 }
 
 pub(crate) fn lease(name: &str, counter: u64, seconds: u64) -> Record {
-    let lease = Lease { cluster: cluster(name), issued: now(seconds).wall, ttl_seconds: 30 };
+    let lease = Lease { cluster: cluster(name), issued: now(seconds).wall, ttl_seconds: 30, policies: None };
     record(name, counter, RecordKey::Lease, vec![Resource::Lease(lease)])
 }
 

@@ -8,5 +8,6 @@ mod publishing;
 mod resting;
 mod rotation;
 mod snapshots;
+mod standing;
 mod stories;
 mod times;

@@ -113,8 +113,8 @@ fn resource() -> impl Strategy<Value = Resource> {
         (export(), vec(address(), 0..3)).prop_map(|(export, addresses)| {
             Resource::ServiceImport(ServiceImport { cluster: export.cluster, id: export.id, addresses })
         }),
-        (name(), any::<u64>(), any::<u32>()).prop_map(|(cluster, issued, ttl_seconds)| {
-            Resource::Lease(Lease { cluster, issued: WallTime::from_unix_nanos(issued), ttl_seconds })
+        (name(), any::<u64>(), any::<u32>(), option::of(any::<u64>())).prop_map(|(cluster, issued, ttl_seconds, policies)| {
+            Resource::Lease(Lease { cluster, issued: WallTime::from_unix_nanos(issued), ttl_seconds, policies })
         }),
     ]
 }

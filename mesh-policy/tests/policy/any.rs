@@ -324,7 +324,8 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
     let link = (node_id(), vec(address(), 0..2)).prop_map(|(id, overlay)| {
         Resource::NodeLink(NodeLink { id, key: WireGuardKey([0; 32]), next_key: None, endpoints: Vec::new(), overlay })
     });
-    let lease = cluster().prop_map(|cluster| Resource::Lease(Lease { cluster, issued: WallTime::default(), ttl_seconds: 1 }));
+    let lease = |cluster| Resource::Lease(Lease { cluster, issued: WallTime::default(), ttl_seconds: 1, policies: None });
+    let lease = cluster().prop_map(lease);
     Union::new_weighted(vec![
         (10, workload().boxed()),
         (5, network_policy().boxed()),
