@@ -1,22 +1,33 @@
 //! `meshctl fleet`: the fleet's root, its grants, and the signed artifacts that agents read.
 //!
-//! `fleet.yaml` and `fleet/*.yaml` in git are the desired state; what the root signs goes into stores, as files below
-//! `fleet/`. No secret is in git, and none leaves the machine that it was made on.
+//! ```text
+//!   git:  fleet.yaml  clusters/east.yaml  revoked.yaml  fleet/*.yaml ──┐
+//!                                                                      ├─ plan ─> what to sign, what stands ─> stores, fleet/*.rec
+//!   what the root signed before, in the stores (held) ─────────────────┘
+//! ```
+//!
+//! The files in git are the desired state. No secret is among them, and none leaves the machine that it was made on. What
+//! says the same as before keeps the bytes that were signed then.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mesh_core::manifest::{self, FleetFile};
-use mesh_core::state::MAX_CLOCK_SKEW;
-use mesh_core::{Bytes, ClusterName, PublicKey, RootRecord, SecretKey, WallTime};
+use mesh_core::manifest::{FleetFile, FleetPart};
+use mesh_core::{Bytes, ClusterName, Now, PublicKey, SecretKey, Time, WallTime};
 use mesh_source::keyfiles::KeyFileError;
 use mesh_source::{DirectoryStore, RecordPath, Store, StoreError};
 
-/// Why nothing was signed.
+pub mod audit;
+pub mod edit;
+pub mod plan;
+pub mod secrets;
+
+use self::plan::{Desired, Held, Plan};
+
+/// Why nothing was signed, or not everything was put.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     /// A file cannot be read or written.
@@ -30,6 +41,9 @@ pub enum SignError {
     /// The desired state has mistakes.
     #[error("{} mistake(s), nothing was signed:\n  {}", .0.len(), .0.join("\n  "))]
     Desired(Vec<String>),
+    /// A command that makes no sense here; it says what would.
+    #[error("{0}")]
+    Refused(String),
     /// A grant or a policy cannot be signed.
     #[error("{subject} cannot be signed: {source}")]
     Sign {
@@ -44,73 +58,153 @@ pub enum SignError {
     /// The store does not take the artifacts.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Some stores have what was signed, and some do not.
+    #[error("signed, but not in every store; run the same command again:\n  {}", .0.join("\n  "))]
+    Partly(Vec<String>),
 }
 
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> SignError {
+/// Returns the error of a file.
+pub fn file_error(path: &Path) -> impl FnOnce(io::Error) -> SignError {
     let path = path.to_owned();
     move |source| SignError::File { path, source }
 }
 
-/// Reads `fleet.yaml` of a fleet's directory.
+/// Reads the clock.
+pub fn now() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { time: Time::ZERO, wall: WallTime::from_unix_nanos(u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX)) }
+}
+
+/// Reads what a fleet's directory grants: `fleet.yaml`, `clusters/<cluster>.yaml`, `revoked.yaml`. Manifests are not looked at.
 pub fn read_fleet(directory: &Path) -> Result<FleetFile, SignError> {
-    let path = directory.join("fleet.yaml");
-    let text = fs::read_to_string(&path).map_err(file_error(&path))?;
-    let mistakes = |errors: Vec<manifest::ManifestError>| SignError::Desired(errors.iter().map(ToString::to_string).collect());
-    manifest::parse_fleet("fleet.yaml", &text).map_err(mistakes)
+    let text = |path: &Path| fs::read_to_string(path).map_err(file_error(path));
+    let mut files = vec![("fleet.yaml".to_owned(), text(&directory.join("fleet.yaml"))?)];
+    let revoked = directory.join("revoked.yaml");
+    if revoked.exists() {
+        files.push(("revoked.yaml".into(), text(&revoked)?));
+    }
+    for path in yaml_files(&directory.join("clusters"))? {
+        files.push((format!("clusters/{}", path.file_name().unwrap_or_default().to_string_lossy()), text(&path)?));
+    }
+    let (mut parts, mut errors) = (Vec::new(), Vec::new());
+    for part in files.iter().filter_map(|(path, text)| FleetPart::read(path, text)) {
+        match part {
+            Ok(part) => parts.push(part),
+            Err(mistakes) => errors.extend(mistakes),
+        }
+    }
+    let fleet = FleetFile::assemble(parts).map_err(|mistakes| errors.extend(mistakes));
+    let told = || SignError::Desired(errors.iter().map(ToString::to_string).collect());
+    fleet.ok().filter(|_| errors.is_empty()).ok_or_else(told)
 }
 
 /// Reads the fleet policies of a fleet's directory, by file name.
 pub fn read_policies(directory: &Path) -> Result<Vec<(String, String)>, SignError> {
-    let path = directory.join("fleet");
-    let entries = match fs::read_dir(&path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(file_error(&path)(error)),
-    };
-    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"));
-    files.sort();
-    let read = |file: &PathBuf| {
+    let read = |file: PathBuf| {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        fs::read_to_string(file).map(|text| (name, text)).map_err(file_error(file))
+        fs::read_to_string(&file).map(|text| (name, text)).map_err(file_error(&file))
     };
-    files.iter().map(read).collect()
+    yaml_files(&directory.join("fleet"))?.into_iter().map(read).collect()
 }
 
-/// Signs the grants and fleet policies of `directory` once, and puts them into every store.
+fn yaml_files(directory: &Path) -> Result<Vec<PathBuf>, SignError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file_error(directory)(error)),
+    };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.is_file() && file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"));
+    files.sort();
+    Ok(files)
+}
+
+/// Returns the store in the directory where what is signed waits to be copied by other means.
+pub fn default_store(directory: &Path) -> PathBuf {
+    directory.join("signed")
+}
+
+/// Runs something of a store to its end.
+pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, SignError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(file_error(Path::new("runtime")))?;
+    Ok(runtime.block_on(work))
+}
+
+/// Reads what the root signed before, from every store.
+pub fn read_held(stores: &[PathBuf], root: &PublicKey) -> Result<Held, SignError> {
+    block_on(async {
+        let mut held = Held::default();
+        for path in stores {
+            let store = DirectoryStore::new(path);
+            for path in store.list().await?.into_iter().filter(RecordPath::is_root) {
+                if let Some(bytes) = store.get(&path).await? {
+                    held.take(&bytes, root);
+                }
+            }
+        }
+        Ok(held)
+    })?
+}
+
+/// What became of one artifact in the stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Where it is in a store.
+    pub path: RecordPath,
+    /// It was signed now; else it is as it was signed before.
+    pub signed: bool,
+    /// In how many stores it was not, or not like this.
+    pub stores: usize,
+}
+
+/// Signs what the plan wants and puts it into every store: one that fails keeps no other from its records.
 ///
-/// `keys` are the clusters' public keys where `fleet.yaml` does not name them. Returns what was put, by store path.
+/// # Errors
+/// Returns an error where something cannot be signed, before anything is put; and where some store did not take everything.
+pub fn carry_out(plan: &Plan, root: &SecretKey, stores: &[PathBuf]) -> Result<Vec<Put>, SignError> {
+    let mut artifacts: Vec<(RecordPath, bool, Bytes)> = Vec::new();
+    for wanted in &plan.wanted {
+        let subject = || wanted.path.to_string();
+        let sign = || wanted.statement.sign(root).map_err(|source| SignError::Sign { subject: subject(), source });
+        let bytes = wanted.held.clone().map_or_else(sign, Ok)?;
+        artifacts.push((wanted.path.clone(), wanted.held.is_none(), bytes));
+    }
+    block_on(async {
+        let (mut puts, mut failures) = (Vec::new(), Vec::new());
+        for (path, signed, bytes) in artifacts {
+            let mut put = Put { path, signed, stores: 0 };
+            for store in stores {
+                let store = DirectoryStore::new(store);
+                if matches!(store.get(&put.path).await, Ok(Some(there)) if there == bytes) {
+                    continue;
+                }
+                match store.put(&put.path, bytes.clone(), None).await {
+                    Ok(()) => put.stores += 1,
+                    Err(error) => failures.push(error.to_string()),
+                }
+            }
+            puts.push(put);
+        }
+        if failures.is_empty() { Ok(puts) } else { Err(SignError::Partly(failures)) }
+    })?
+}
+
+/// Signs the grants, revocations and fleet policies of `directory`, and puts them into every store; what stands as it was signed
+/// before is not signed again.
+///
+/// `keys` are the clusters' public keys where the directory does not name them. Returns what became of each artifact.
 pub fn sign_fleet(
     directory: &Path,
     keys: &BTreeMap<ClusterName, PublicKey>,
     root: &SecretKey,
     stores: &[PathBuf],
-) -> Result<Vec<RecordPath>, SignError> {
+) -> Result<Vec<Put>, SignError> {
     let mut fleet = read_fleet(directory)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let begin = WallTime::from_unix_secs(now.as_secs()) - MAX_CLOCK_SKEW;
     for (name, cluster) in &mut fleet.clusters {
         cluster.key = cluster.key.or(keys.get(name).copied());
-        // Of two grants of one epoch the later one counts, so that signing again after an edit is enough.
-        cluster.not_before = cluster.not_before.or(Some(begin));
     }
-    let mut artifacts: Vec<(RecordPath, Bytes)> = Vec::new();
-    for grant in fleet.grants() {
-        let subject = format!("the grant of cluster {}", grant.cluster);
-        let path = RecordPath::grant(&grant.cluster);
-        let record = RootRecord::Grant(Arc::new(grant));
-        artifacts.push((path, record.sign(root).map_err(|source| SignError::Sign { subject, source })?));
-    }
-    let serial = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    let policies = RootRecord::Policies { serial, manifests: read_policies(directory)? };
-    let signed = policies.sign(root).map_err(|source| SignError::Sign { subject: "the fleet's policies".into(), source })?;
-    artifacts.push((RecordPath::policies(), signed));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(file_error(directory))?;
-    for store in stores {
-        let store = DirectoryStore::new(store);
-        for (path, bytes) in &artifacts {
-            runtime.block_on(store.put(path, bytes.clone(), None))?;
-        }
-    }
-    Ok(artifacts.into_iter().map(|(path, _)| path).collect())
+    let desired = Desired { fleet, policies: read_policies(directory)? };
+    let held = read_held(stores, &root.public())?;
+    let plan = plan::plan(&desired, &held, now().wall, false).map_err(SignError::Desired)?;
+    carry_out(&plan, root, stores)
 }

@@ -1,7 +1,8 @@
 //! Grants: what the fleet's root lets a cluster speak for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -62,6 +63,44 @@ impl Grant {
     pub fn covers(&self, prefix: Prefix) -> bool {
         self.prefixes.iter().any(|granted| granted.covers(prefix))
     }
+}
+
+/// Two clusters that are granted the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlap<'a> {
+    /// The place of the later one in what was given.
+    pub index: usize,
+    /// The earlier cluster.
+    pub other: &'a str,
+    /// What the earlier one is granted.
+    pub theirs: Prefix,
+}
+
+impl Overlap<'_> {
+    /// Returns what is wrong, for a person; `prefix` is what the later cluster is granted.
+    pub fn message(&self, prefix: Prefix) -> String {
+        let other: String = self.other.chars().take(80).collect();
+        format!("{prefix} overlaps {} of cluster {other}: both may speak for the same addresses", self.theirs)
+    }
+}
+
+/// Returns each prefix that has an address in common with one of another cluster before it. One other is enough to say: one for
+/// every pair would be many times the input.
+pub fn overlaps<'a>(granted: impl IntoIterator<Item = (&'a str, Prefix)>) -> Vec<Overlap<'a>> {
+    let mut seen: BTreeMap<(IpAddr, u8), BTreeSet<&str>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for (index, (cluster, prefix)) in granted.into_iter().enumerate() {
+        let around = (0..prefix.len()).filter_map(|len| Prefix::new(prefix.address(), len));
+        let around = around.filter_map(|around| seen.get_key_value(&(around.address(), around.len())));
+        let inside = seen.range((prefix.address(), prefix.len())..=(prefix.last_address(), u8::MAX));
+        let mut others = around.chain(inside).filter_map(|(place, clusters)| {
+            let other = clusters.iter().find(|other| **other != cluster)?;
+            Some(Overlap { index, other, theirs: Prefix::new(place.0, place.1)? })
+        });
+        found.extend(others.next());
+        seen.entry((prefix.address(), prefix.len())).or_default().insert(cluster);
+    }
+    found
 }
 
 /// A name, or `*` for all of them, or a name's beginning with `*` after it (`team-*`).

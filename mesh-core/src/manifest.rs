@@ -7,6 +7,7 @@ use crate::policy::PolicyScope;
 
 mod cluster_policy;
 mod cursor;
+mod desired;
 mod fleet;
 mod load;
 mod network_policy;
@@ -18,6 +19,7 @@ mod tree;
 mod workload;
 
 use self::cursor::{Cursor, Report};
+pub use self::desired::FleetPart;
 pub use self::fleet::{FleetCluster, FleetFile, MeshFile, parse_fleet, parse_mesh};
 pub use self::load::{Checked, ReadFile};
 use self::object::Outcome;

@@ -1,7 +1,7 @@
 //! Files with secret keys: mode 0600, one line of base64, never written over by accident.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use mesh_core::SecretKey;
 use zeroize::Zeroizing;
 
-use crate::files::read_bounded;
 use crate::write::{Existing, write_atomically};
 
 /// A key file is one line.
-const MAX_KEY_BYTES: u64 = 4096;
+const MAX_KEY_BYTES: usize = 256;
 
 /// Why a key file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +69,31 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
     if mode & 0o077 != 0 {
         return Err(KeyFileError::Mode { path: path.to_owned(), mode });
     }
-    let text = Zeroizing::new(read_bounded(path, MAX_KEY_BYTES).map_err(read)?);
-    let bytes = STANDARD.decode(text.trim_ascii()).ok().map(Zeroizing::new);
-    let key = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
-    key.map(Zeroizing::new).ok_or_else(|| KeyFileError::Form { path: path.to_owned() })
+    let mut text = Zeroizing::new([0; MAX_KEY_BYTES]);
+    let mut file = fs::File::open(path).map_err(read)?;
+    let mut len = 0;
+    while len < text.len() {
+        match file.read(&mut text[len..]).map_err(read)? {
+            0 => break,
+            more => len += more,
+        }
+    }
+    decode(&text[..len]).ok_or_else(|| KeyFileError::Form { path: path.to_owned() })
+}
+
+/// Tells whether a file's content has the form of a key: 32 bytes in base64 and nothing else.
+pub fn is_key(content: &[u8]) -> bool {
+    decode(content).is_some()
+}
+
+/// Decodes into memory that is wiped, and never grows: a buffer that grows leaves copies behind.
+fn decode(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    // Three bytes for each four characters, as the decoder counts, are one more than a key has.
+    let mut bytes = Zeroizing::new([0; 33]);
+    let len = STANDARD.decode_slice(text.trim_ascii(), &mut *bytes).ok()?;
+    let mut key = Zeroizing::new([0; 32]);
+    key.copy_from_slice(&bytes[..32]);
+    (len == 32).then_some(key)
 }
 
 /// Writes the 32 bytes of a secret key to a new file of mode 0600, whole or not at all.
@@ -81,9 +101,9 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
 /// # Errors
 /// Returns an error where the file exists or cannot be written.
 pub fn write_secret(path: &Path, key: &[u8; 32]) -> Result<(), KeyFileError> {
-    let mut text = Zeroizing::new(STANDARD.encode(key));
-    text.push('\n');
-    write_atomically(path, text.as_bytes(), 0o600, Existing::Keep).map_err(|source| match source.kind() {
+    let mut text = Zeroizing::new([b'\n'; 45]);
+    STANDARD.encode_slice(key, &mut text[..44]).expect("32 bytes are 44 characters");
+    write_atomically(path, &*text, 0o600, Existing::Keep).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyFileError::Exists { path: path.to_owned() },
         _ => KeyFileError::Write { path: path.to_owned(), source },
     })

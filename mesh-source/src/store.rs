@@ -99,7 +99,7 @@ impl RecordPath {
     }
 
     /// Tells whether this is a copy made by a mirror.
-    pub(crate) fn is_seen_in(&self) -> bool {
+    pub fn is_seen_in(&self) -> bool {
         self.0.contains(SEEN_IN)
     }
 

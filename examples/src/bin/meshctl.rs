@@ -50,7 +50,7 @@ enum Command {
     /// Ask what the agent's DNS answers, or what it would by manifests
     #[command(subcommand)]
     Dns(DnsCommand),
-    /// Begin a fleet, sign its grants, show them
+    /// A fleet in git: begin it, join, grant, revoke, rotate, show, verify
     #[command(subcommand)]
     Fleet(FleetCommand),
     /// Build a real fleet in network namespaces on this machine
@@ -99,7 +99,8 @@ fn main() -> ExitCode {
         Command::Dns(DnsCommand::Query(args)) => ask(async { dns::query(&args).await }),
         Command::Dns(DnsCommand::Check(args)) => ExitCode::from(check::dns(&args)),
         Command::Fleet(command) => match fleet::run(&command) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE

@@ -160,7 +160,7 @@ fn to_json(answer: &impl serde::Serialize) -> String {
 pub fn load(directory: &Path) -> Result<Checked, Vec<String>> {
     let mut files = Vec::new();
     let mut problems = Vec::new();
-    for part in ["fleet.yaml", "mesh.yaml"] {
+    for part in ["fleet.yaml", "revoked.yaml", "mesh.yaml"] {
         let path = directory.join(part);
         if path.exists() {
             read(directory, &path, &mut files, &mut problems);

@@ -1,7 +1,6 @@
 //! `fleet.yaml` and `mesh.yaml`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ManifestError;
@@ -13,6 +12,7 @@ use super::tree::{self, Document};
 use crate::settings::DomainAddresses;
 use crate::{
     ClusterName, CrossClusterDefault, Grant, NamePattern, ObjectName, Prefix, PublicKey, ServicePattern, Settings, WallTime,
+    grant,
 };
 
 /// `fleet.yaml`: what the fleet's grants shall say.
@@ -20,8 +20,12 @@ use crate::{
 pub struct FleetFile {
     /// The fleet's name; empty where the file has none.
     pub name: Arc<str>,
+    /// The root's public key, where the file names it.
+    pub root: Option<PublicKey>,
     /// The clusters.
     pub clusters: BTreeMap<ClusterName, FleetCluster>,
+    /// The first epoch that counts, of the clusters that were revoked (`revoked.yaml`).
+    pub revoked: BTreeMap<ClusterName, u64>,
     /// What is odd and does not stand in the way: prefixes that two clusters are granted.
     pub warnings: Vec<ManifestError>,
 }
@@ -52,7 +56,13 @@ pub struct FleetCluster {
 }
 
 impl FleetFile {
-    /// Returns the grants that the file describes, in the order of the clusters' names.
+    /// Tells whether what the files grant to `cluster` is revoked.
+    pub fn is_revoked(&self, cluster: &ClusterName) -> bool {
+        let epoch = self.clusters.get(cluster).map_or(0, |cluster| cluster.epoch);
+        self.revoked.get(cluster).is_some_and(|first| epoch < *first)
+    }
+
+    /// Returns the grants that the file describes and that are not revoked, in the order of the clusters' names.
     pub fn grants(&self) -> Vec<Grant> {
         let grant = |(name, cluster): (&ClusterName, &FleetCluster)| Grant {
             cluster: name.clone(),
@@ -67,7 +77,7 @@ impl FleetFile {
             not_after: cluster.not_after.unwrap_or(WallTime::from_unix_nanos(u64::MAX)),
             epoch: cluster.epoch,
         };
-        self.clusters.iter().map(grant).collect()
+        self.clusters.iter().filter(|(name, _)| !self.is_revoked(name)).map(grant).collect()
     }
 }
 
@@ -90,10 +100,11 @@ pub fn parse_fleet(file: &str, text: &str) -> Result<FleetFile, Vec<ManifestErro
     errors.into_iter().for_each(|error| report.syntax(&error));
     let mut fleet = FleetFile::default();
     if let Some(object) = only_document(&documents, &report) {
-        object.exactly(&["name", "clusters"]);
+        object.exactly(&["name", "root", "clusters"]);
         fleet.name = object.get("name").and_then(|cursor| cursor.parse::<ObjectName>()).map_or("".into(), |n| n.as_str().into());
+        fleet.root = object.get("root").and_then(|cursor| public_key(&cursor));
         let mut prefixes = Vec::new();
-        if let Some(clusters) = object.require("clusters") {
+        if let Some(clusters) = object.get("clusters") {
             for (key, cursor) in clusters.object().entries() {
                 let name = ClusterName::new(key).map_err(|error| cursor.error(error)).ok();
                 let cluster = fleet_cluster(&cursor, key, &mut prefixes);
@@ -109,34 +120,25 @@ pub fn parse_fleet(file: &str, text: &str) -> Result<FleetFile, Vec<ManifestErro
 
 /// Warns where two clusters are granted one address: each of them could then speak for it.
 fn warn_of_overlaps(prefixes: &[(String, Prefix, Cursor<'_>)]) {
-    let mut seen: BTreeMap<(IpAddr, u8), BTreeSet<&str>> = BTreeMap::new();
-    for (cluster, prefix, cursor) in prefixes {
-        let around = (0..prefix.len()).filter_map(|len| Prefix::new(prefix.address(), len));
-        let around = around.filter_map(|around| seen.get_key_value(&(around.address(), around.len())));
-        let inside = seen.range((prefix.address(), prefix.len())..=(prefix.last_address(), u8::MAX));
-        let mut others = around.chain(inside).filter_map(|(place, clusters)| {
-            let other = clusters.iter().find(|other| *other != cluster)?;
-            Some((Prefix::new(place.0, place.1)?, *other))
-        });
-        // One other is enough to say: a warning for every pair would be many times the text.
-        if let Some((theirs, other)) = others.next() {
-            cursor.warn(format_args!(
-                "{prefix} overlaps {theirs} of cluster {}: both may speak for the same addresses",
-                short(other)
-            ));
-        }
-        seen.entry((prefix.address(), prefix.len())).or_default().insert(cluster);
+    let granted = prefixes.iter().map(|(cluster, prefix, _)| (cluster.as_str(), *prefix));
+    for overlap in grant::overlaps(granted) {
+        let (_, prefix, cursor) = &prefixes[overlap.index];
+        cursor.warn(overlap.message(*prefix));
     }
 }
 
-fn only_document<'a>(documents: &'a [Document], report: &'a Report<'a>) -> Option<Object<'a>> {
+pub(super) fn only_document<'a>(documents: &'a [Document], report: &'a Report<'a>) -> Option<Object<'a>> {
     if let Some(more) = documents.get(1) {
         Cursor::root(&more.root, report).error("the file has one document only");
     }
     documents.first().map(|document| Cursor::root(&document.root, report).object())
 }
 
-fn fleet_cluster<'a>(cursor: &Cursor<'a>, name: &str, granted: &mut Vec<(String, Prefix, Cursor<'a>)>) -> FleetCluster {
+pub(super) fn fleet_cluster<'a>(
+    cursor: &Cursor<'a>,
+    name: &str,
+    granted: &mut Vec<(String, Prefix, Cursor<'a>)>,
+) -> FleetCluster {
     let mut cluster = FleetCluster::default();
     if cursor.is_null() {
         return cluster;
@@ -154,10 +156,7 @@ fn fleet_cluster<'a>(cursor: &Cursor<'a>, name: &str, granted: &mut Vec<(String,
         "not_after",
         "epoch",
     ]);
-    let key = |name| {
-        let cursor = object.get(name)?;
-        PublicKey::try_from(cursor.text()?.to_owned()).map_err(|error| cursor.error(error)).ok()
-    };
+    let key = |name| object.get(name).and_then(|cursor| public_key(&cursor));
     (cluster.key, cluster.next_key) = (key("key"), key("next_key"));
     let prefixes = |name| object.items(name).into_iter().filter_map(|cursor| Some((cursor.prefix()?, cursor)));
     for (prefix, cursor) in prefixes("prefixes") {
@@ -182,6 +181,10 @@ fn fleet_cluster<'a>(cursor: &Cursor<'a>, name: &str, granted: &mut Vec<(String,
     let epoch = object.get("epoch").and_then(|cursor| cursor.integer(0..=i64::MAX));
     cluster.epoch = epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0);
     cluster
+}
+
+fn public_key(cursor: &Cursor<'_>) -> Option<PublicKey> {
+    PublicKey::try_from(cursor.text()?.to_owned()).map_err(|error| cursor.error(error)).ok()
 }
 
 fn name_pattern(cursor: &Cursor<'_>) -> Option<NamePattern> {

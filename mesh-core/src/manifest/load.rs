@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::cursor::one_line;
-use super::{FleetFile, Location, ManifestError, ManifestSource, MeshFile, Parsed, parse, parse_fleet, parse_mesh};
+use super::{FleetFile, FleetPart, Location, ManifestError, ManifestSource, MeshFile, Parsed, parse, parse_mesh};
 use crate::policy::PolicyScope;
 use crate::{ClusterName, Event, Grant, Key, Now, Resource, SourceId, State, StateConfig, Trust, WallTime};
 
@@ -33,7 +33,7 @@ pub struct ReadFile {
 #[derive(Debug)]
 enum Content {
     Facts(PolicyScope, Parsed),
-    Fleet(Result<FleetFile, Vec<ManifestError>>),
+    Fleet(Result<FleetPart, Vec<ManifestError>>),
     Mesh(Result<MeshFile, Vec<ManifestError>>),
     Misplaced(ManifestError),
     NotLookedAt,
@@ -42,13 +42,12 @@ enum Content {
 /// What a file of the directory is.
 enum Part {
     Facts(PolicyScope),
-    Fleet,
     Mesh,
 }
 
 impl Checked {
     /// Loads `(path, text)` pairs, paths relative to the directory with `/` between parts: `clusters/<cluster>/….yaml`,
-    /// `fleet/….yaml`, `fleet.yaml`, `mesh.yaml` (SEMANTICS §4). Other paths are not looked at. The grants' validity is not
+    /// `clusters/<cluster>.yaml`, `fleet/….yaml`, `fleet.yaml`, `revoked.yaml`, `mesh.yaml` (SEMANTICS §4). Other paths are not looked at. The grants' validity is not
     /// checked: the state is what the files say, on no day in particular.
     ///
     /// # Errors
@@ -59,12 +58,14 @@ impl Checked {
 
     /// Reads one file, without looking at the others: many may be read at once, for [`Checked::assemble`].
     pub fn read(path: &str, text: &str) -> ReadFile {
+        if let Some(part) = FleetPart::read(path, text) {
+            return ReadFile { path: path.to_owned(), content: Content::Fleet(part) };
+        }
         let content = match part(path) {
             Ok(Some(Part::Facts(scope))) => {
                 let parsed = parse(&ManifestSource { file: path, scope: scope.clone() }, text);
                 Content::Facts(scope, parsed)
             }
-            Ok(Some(Part::Fleet)) => Content::Fleet(parse_fleet(path, text)),
             Ok(Some(Part::Mesh)) => Content::Mesh(parse_mesh(path, text)),
             Ok(None) => Content::NotLookedAt,
             Err(error) => Content::Misplaced(error),
@@ -87,7 +88,8 @@ impl Checked {
 #[derive(Default)]
 struct Loader {
     facts: BTreeMap<Key, (Resource, Location)>,
-    fleet: Option<FleetFile>,
+    fleet: Vec<FleetPart>,
+    fleet_errors: Vec<ManifestError>,
     mesh: MeshFile,
     warnings: Vec<ManifestError>,
     errors: Vec<ManifestError>,
@@ -104,12 +106,10 @@ impl Loader {
                 }
                 self.facts(parsed);
             }
-            Content::Fleet(Ok(fleet)) => {
-                self.warnings.extend(fleet.warnings.iter().cloned());
-                self.fleet = Some(fleet);
-            }
+            Content::Fleet(Ok(part)) => self.fleet.push(part),
             Content::Mesh(Ok(mesh)) => self.mesh = mesh,
-            Content::Fleet(Err(errors)) | Content::Mesh(Err(errors)) => self.errors.extend(errors),
+            Content::Fleet(Err(errors)) => self.fleet_errors.extend(errors),
+            Content::Mesh(Err(errors)) => self.errors.extend(errors),
             Content::Misplaced(error) => self.errors.push(error),
             Content::NotLookedAt => {}
         }
@@ -131,20 +131,32 @@ impl Loader {
     }
 
     fn finish(mut self) -> Result<Checked, Vec<ManifestError>> {
+        // Without `fleet.yaml` there is no fleet, and what lies beside the clusters' directories is none of ours.
+        let broken = self.fleet_errors.iter().any(|error| error.file.starts_with("fleet."));
+        let is_fleet = broken || self.fleet.iter().any(FleetPart::is_fleet);
+        self.errors.extend(std::mem::take(&mut self.fleet_errors).into_iter().filter(|_| is_fleet));
+        let fleet = match FleetFile::assemble(std::mem::take(&mut self.fleet)) {
+            Ok(fleet) => Some(fleet).filter(|_| is_fleet),
+            Err(errors) => {
+                self.errors.extend(errors);
+                None
+            }
+        };
         if !self.errors.is_empty() {
             self.errors.sort();
             return Err(self.errors);
         }
+        self.warnings.extend(fleet.iter().flat_map(|fleet| fleet.warnings.iter().cloned()));
         let mut state = State::new(StateConfig {
-            fleet: self.fleet.as_ref().map_or("".into(), |fleet| fleet.name.clone()),
-            trust: if self.fleet.is_some() { Trust::Declared } else { Trust::Open },
+            fleet: fleet.as_ref().map_or("".into(), |fleet| fleet.name.clone()),
+            trust: if is_fleet { Trust::Declared } else { Trust::Open },
             settings: self.mesh.settings.clone(),
             domains: std::mem::take(&mut self.mesh.domains),
         });
         let source = SourceId("manifests".into());
         let mut apply = |event| drop(state.apply(event, Now::default()));
         apply(Event::Begin(source.clone()));
-        for grant in self.fleet.iter().flat_map(FleetFile::grants) {
+        for grant in fleet.iter().flat_map(FleetFile::grants) {
             let grant =
                 Grant { not_before: WallTime::from_unix_nanos(0), not_after: WallTime::from_unix_nanos(u64::MAX), ..grant };
             apply(Event::Set(source.clone(), Resource::Grant(Arc::new(grant))));
@@ -203,7 +215,6 @@ fn part(path: &str) -> Result<Option<Part>, ManifestError> {
         return Ok(None);
     }
     match path.split_once('/') {
-        None if matches!(path, "fleet.yaml" | "fleet.yml" | "fleet.json") => Ok(Some(Part::Fleet)),
         None if matches!(path, "mesh.yaml" | "mesh.yml" | "mesh.json") => Ok(Some(Part::Mesh)),
         Some(("fleet", _)) => Ok(Some(Part::Facts(PolicyScope::Fleet))),
         Some(("clusters", rest)) => {

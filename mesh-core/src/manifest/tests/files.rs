@@ -85,3 +85,46 @@ fn a_directory_is_a_state_or_all_its_errors() {
     );
     assert!(errors[1].message.contains("clusters/east/a.yaml:1"));
 }
+
+#[test]
+fn a_cluster_may_have_a_file_of_its_own_beside_its_manifests() {
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    let (fleet, east) =
+        ("name: demo\nclusters: {west: {prefixes: [10.2.0.0/16]}}\n", "prefixes: [10.1.0.0/16]\nnamespaces: [shop]\n");
+    let files = [("clusters/east.yaml", east), ("clusters/east/a.yaml", namespace), ("fleet.yaml", fleet)];
+    let checked = Checked::load(files).expect("good");
+    assert_eq!((checked.state.facts().grants.len(), checked.state.facts().namespaces.len()), (2, 1), "{:?}", checked.warnings);
+
+    // Revoked, it is granted nothing until its file has the epoch that counts.
+    let revoked = |epoch: &str| {
+        let east = format!("{east}epoch: {epoch}\n");
+        let files = [("clusters/east.yaml", east.as_str()), files[1], files[2], ("revoked.yaml", "east: 3\n")];
+        Checked::load(files).expect("good").state.facts().namespaces.len()
+    };
+    assert_eq!((revoked("2"), revoked("3")), (0, 1));
+
+    // Two files that name one cluster, and the mistakes of each file.
+    let twice = [("clusters/west.yaml", "prefixes: []"), ("fleet.yaml", fleet)];
+    let error = Checked::load(twice).expect_err("twice").remove(0).to_string();
+    assert!(error.contains("clusters/west.yaml") && error.contains("fleet.yaml too"), "{error}");
+    let mistakes = [
+        ("clusters/east.yaml", namespace, "clusters/east/"),
+        ("clusters/East.yaml", "", "no cluster's"),
+        ("clusters/east.yaml", "prefixes: [10.0.0.0]\n", "prefixes[0]"),
+        ("clusters/east.yaml", "name: x\n", "unknown field"),
+        ("revoked.yaml", "east: 0\n", "out of range"),
+    ];
+    for (path, text, say) in mistakes {
+        let errors = Checked::load([(path, text), ("fleet.yaml", fleet)]).expect_err("bad");
+        assert!(errors.iter().any(|error| error.to_string().contains(say)), "{path}: {errors:?}");
+    }
+    let overlap = [("clusters/east.yaml", "prefixes: [10.2.3.0/24]"), ("fleet.yaml", fleet)];
+    let warning = Checked::load(overlap).expect("odd, not wrong").warnings.remove(0).to_string();
+    assert!(
+        warning.starts_with("clusters/east.yaml:1:1") && warning.contains("overlaps 10.2.0.0/16 of cluster west"),
+        "{warning}"
+    );
+    // Without fleet.yaml there is no fleet, whatever lies there.
+    let stray = ("clusters/kustomization.yaml", "resources: [a]\n");
+    assert!(matches!(Checked::load([files[0], files[1], stray]).expect("open").state.config().trust, Trust::Open));
+}
