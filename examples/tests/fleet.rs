@@ -271,3 +271,37 @@ fn everything_is_signed_anew_when_the_root_says_so() {
     assert!(before.keys().eq(after.keys()) && before.iter().all(|(name, bytes)| after[name] != *bytes));
     assert!(place.verify().0);
 }
+
+#[test]
+fn a_clusters_key_is_replaced_in_two_steps() {
+    let place = Place::new();
+    assert!(place.join("east", &[]).0);
+    place.grant();
+    let (git, key, file) = (place.git(), place.path("east.key"), place.file("clusters/east.yaml"));
+    let rotate = |step: &str| fleet(&["rotate", &git, "--cluster", "east", "--key", &key, step]);
+    let field = |name: &str| {
+        let text = fs::read_to_string(&file).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
+    };
+    assert!(rotate("--promote").1.contains("begin with"));
+    let (old, text) = (field("key"), rotate("--next"));
+    assert!(text.0, "{}", text.1);
+    let (next, secret) = (field("next_key"), fs::read_to_string(place.path("east.key.next")).unwrap());
+    assert!(next.is_some() && next != old && field("key") == old && mode(&place.path("east.key.next")) == 0o600);
+    assert!(!text.1.contains(secret.trim()));
+    let before = fs::read(&file).unwrap();
+    assert!(rotate("--next").0 && fs::read(&file).unwrap() == before, "a second time nothing is different");
+    let grants = |place: &Place| place.signed()["grant__east.rec"].clone();
+    let first = grants(&place);
+    place.grant();
+    assert_ne!(grants(&place), first);
+    assert!(rotate("--promote").0);
+    assert_eq!((field("key"), field("next_key")), (next, None));
+    assert_eq!(fs::read_to_string(&key).unwrap(), secret);
+    assert!(place.grant().contains("signed fleet/grant__east.rec") && place.verify().0);
+    // On another machine, with another key: nothing is touched.
+    succeed(&["keygen", &place.path("other.key")]);
+    let text = fail(&["rotate", &git, "--cluster", "east", "--key", &place.path("other.key"), "--next"]);
+    assert!(text.contains("is this the machine") && !Path::new(&place.path("other.key.next")).exists(), "{text}");
+    assert!(fail(&["rotate", &git, "--cluster", "nobody", "--key", &key, "--next"]).contains("nobody.yaml"));
+}

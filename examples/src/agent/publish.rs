@@ -24,6 +24,8 @@ pub struct PublisherRole {
     store: DirectoryStore,
     /// What the cluster's nodes say of themselves.
     announced: watch::Receiver<BTreeMap<ObjectName, Announced>>,
+    /// Where the key that follows lies, until it was read.
+    next_key: Option<PathBuf>,
     memory: PathBuf,
     saved: Vec<u8>,
     /// Signed, and not in the store yet.
@@ -51,9 +53,21 @@ impl PublisherRole {
             }
             Publisher::new(cluster.clone(), key, config.fleet.root, incarnation)
         });
+        let mut next_key = key_file.as_os_str().to_owned();
+        next_key.push(".next");
+        let next_key = PathBuf::from(next_key);
         info!(%cluster, incarnation, "publishing");
         let store = DirectoryStore::new(&config.store);
-        Ok(PublisherRole { publisher, cluster, store, announced, memory, saved, waiting: BTreeMap::new() })
+        Ok(PublisherRole {
+            publisher,
+            cluster,
+            store,
+            announced,
+            next_key: Some(next_key),
+            memory,
+            saved,
+            waiting: BTreeMap::new(),
+        })
     }
 
     /// Tells whether there is something to do although the state has not changed: a lease to sign, a record to store.
@@ -67,7 +81,18 @@ impl PublisherRole {
     }
 
     /// Takes notice of what the nodes say is in force, and of those that have fallen silent.
+    ///
+    /// Also of a next key, as soon as `meshctl fleet rotate` has made it: once the grant names it, it signs.
     pub fn hear(&mut self) {
+        if let Some(path) = self.next_key.take_if(|path| path.exists()) {
+            match keyfiles::read_signing_key(&path) {
+                Ok(key) => {
+                    info!(public = %key.public(), "the next key is at hand: it signs once the grant names it");
+                    self.publisher.set_next_key(key);
+                }
+                Err(error) => warn!(%error, "the next key cannot be used; it is not looked at again before a restart"),
+            }
+        }
         self.publisher.acknowledge(policies_in_force(self.announced.borrow().values(), Instant::now()));
     }
 

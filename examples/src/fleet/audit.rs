@@ -205,6 +205,7 @@ fn way_out(reason: RefusalReason) -> &'static str {
         RefusalReason::OutsidePrefixes | RefusalReason::OutsideNamespaces | RefusalReason::OutsideExports => {
             "widen the grant in the cluster's file, or correct what the cluster says"
         }
+        RefusalReason::Contested => "grant each prefix to one cluster",
         RefusalReason::OutsideNode | RefusalReason::UnknownNode => "correct the node's podCIDRs, or where the workload runs",
         RefusalReason::Replayed => "older than what is known: remove the file",
         RefusalReason::Equivocation | RefusalReason::Quarantined => {

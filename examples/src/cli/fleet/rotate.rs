@@ -50,7 +50,7 @@ fn next(cluster: &ClusterName, key: &Path, file: &Path) -> Result<(), SignError>
         println!("wrote {} (secret, mode 0600: it stays on this machine)", path.display());
     }
     write_checked(file, cluster, &text, &edit::set_field(&text, "next_key", &next.public().to_string(), "key"))?;
-    println!("commit {}; after `meshctl fleet grant DIR` restart the publisher, and it signs with the next key", file.display());
+    println!("commit {}; after `meshctl fleet grant DIR` the publisher signs with the next key", file.display());
     println!("then: meshctl fleet rotate DIR --cluster {cluster} --promote");
     Ok(())
 }

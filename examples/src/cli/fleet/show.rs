@@ -37,6 +37,7 @@ struct Cluster {
 #[derive(Serialize)]
 struct Granted {
     key: Option<PublicKey>,
+    next_key: Option<PublicKey>,
     prefixes: Vec<String>,
     service_prefixes: Vec<String>,
     namespaces: Vec<String>,
@@ -108,6 +109,7 @@ fn granted(file: &FleetFile) -> BTreeMap<ClusterName, Cluster> {
     let one = |(name, cluster): (&ClusterName, &mesh_core::manifest::FleetCluster)| {
         let granted = Granted {
             key: cluster.key,
+            next_key: cluster.next_key,
             prefixes: texts(&cluster.prefixes),
             service_prefixes: texts(&cluster.service_prefixes),
             namespaces: texts(cluster.namespaces.iter().map(|pattern| &pattern.0)),
@@ -179,6 +181,9 @@ impl Shown {
 impl Granted {
     fn print(&self) {
         println!("  key        {}", self.key.map_or("MISSING: `meshctl fleet join` makes one".into(), |key| key.to_string()));
+        if let Some(next) = self.next_key {
+            println!("  next key   {next}");
+        }
         println!("  prefixes   {}", list(&self.prefixes));
         println!("  services   {}", list(&self.service_prefixes));
         println!("  namespaces {}", list(&self.namespaces));
