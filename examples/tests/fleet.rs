@@ -216,7 +216,7 @@ fn verify_tells_what_agents_would_refuse_and_what_is_in_danger() {
     let text = fail(&["grant", &place.git(), "--root-key", &place.path("root-machine.key")]);
     assert!(text.contains("not_after"), "{text}");
     let file = place.file("clusters/east.yaml");
-    fs::write(&file, fs::read_to_string(&file).unwrap().replace("2000-01", "2999-01")).unwrap();
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("2000-01", "2099-01")).unwrap();
     place.grant();
     assert!(place.verify().0);
     let wrong = |change: &dyn Fn(), say: &str, place: &Place| {

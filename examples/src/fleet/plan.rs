@@ -157,15 +157,17 @@ fn grant(
             ));
         }
         if known.epoch == grant.epoch {
-            grant.not_before = known.not_before;
-            if known.not_before >= floor && grant == **known {
-                bytes = held.cloned();
-            } else if known.not_before > floor.max(now) + SLACK {
+            if known.not_before > floor.max(now) + SLACK {
                 return Err(format!(
-                    "cluster {name}: a grant that begins at {} is signed already and would take over then: set `epoch: {}`",
+                    "cluster {name}: a grant that begins at {} is signed already and would take over then: set `epoch: {}` (or the \
+                     clock, if that is not in the future)",
                     known.not_before,
                     grant.epoch + 1
                 ));
+            }
+            grant.not_before = known.not_before;
+            if known.not_before >= floor && grant == **known {
+                bytes = held.cloned();
             }
             // Of two grants of one epoch the one that begins later counts.
             begin = begin.max(known.not_before + Duration::from_nanos(1));
@@ -233,8 +235,8 @@ mod tests {
         let (mut held, day) = (Held::default(), Duration::from_secs(86_400));
         assert_eq!(sign(&mut held, &desired(|_| ()), NOW), 2);
         assert_eq!(sign(&mut held, &desired(|_| ()), NOW + day), 0);
-        // At the same moment, and by a clock that went back a day: the newer grant has the higher rank all the same.
-        for (second, now) in [(1, NOW), (2, NOW - day)] {
+        // At the same moment, and by a clock that went back some minutes: the newer grant has the higher rank all the same.
+        for (second, now) in [(1, NOW), (2, NOW - Duration::from_secs(240))] {
             let changed = desired(|cluster| cluster.prefixes.push(format!("10.2.{second}.0/24").parse().expect("valid")));
             assert_eq!(sign(&mut held, &changed, now), 1);
             assert_eq!(sign(&mut held, &changed, now), 0);
