@@ -140,7 +140,7 @@ lies! {
         assert_eq!((labels.get("cluster-mesh.io/cluster"), labels.get("cluster-mesh.io/region")), (Some("east"), Some("eu")));
     };
     lease_for_ever: "gives itself a lease of a hundred years" => [], |v| {
-        let lease = Lease { cluster: cluster("east"), issued: now(0).wall, ttl_seconds: u32::MAX };
+        let lease = Lease { cluster: cluster("east"), issued: now(0).wall, ttl_seconds: u32::MAX, policies: None };
         let _ = v.told(Event::Record(sign(&record("east", 9, RecordKey::Lease, vec![Resource::Lease(lease)]))));
         v.at(300);
         assert_eq!(v.freshness("east"), Freshness::Suspect, "five minutes are the most that it is worth");
