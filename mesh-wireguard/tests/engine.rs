@@ -5,10 +5,15 @@
 mod pair;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{NodeId, WireGuardKey};
+use mesh_core::{
+    CrossClusterDefault, Event, Grant, NamePattern, NodeId, Now, Resource, Settings, SourceId, State, StateConfig, Trust,
+    WallTime, WireGuardKey, Workload,
+};
 use mesh_dataplane::{Op, Peer, PeerKeys};
+use mesh_policy::Compiler;
 use mesh_wireguard::NodeKey;
 use mesh_wireguard::batch::{Datagrams, Packets};
 use mesh_wireguard::session::{BoringKey, BoringSession, PlainKey, PlainSession, Session};
@@ -70,6 +75,68 @@ fn packets_before_the_handshake_are_kept_back_and_not_lost() {
     let now = pair.now;
     pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
     assert_eq!(pair.settle(), [vec![], vec![packet(0, 1, true, 100)]]);
+}
+
+/// A policy that knows who is behind the addresses of some of the two engines, and lets everybody through.
+fn knowing(engines: &[usize]) -> Op {
+    let settings = Settings { cross_cluster_default: Some(CrossClusterDefault::Allow), ..Settings::default() };
+    let config = StateConfig { fleet: "".into(), trust: Trust::Declared, settings, domains: Default::default() };
+    let (mut state, mut compiler) = (State::new(config), Compiler::new());
+    let mut set = |resource| {
+        let change = state.apply(Event::Set(SourceId("test".into()), resource), Now::default());
+        assert!(change.refusals.is_empty(), "{change:?}");
+        compiler.update(&state, &change);
+    };
+    for n in 0..2 {
+        set(Resource::Grant(Arc::new(Grant {
+            cluster: format!("c{n}").parse().unwrap(),
+            key: None,
+            next_key: None,
+            prefixes: vec![format!("10.{n}.0.0/16").parse().unwrap()],
+            service_prefixes: Vec::new(),
+            namespaces: vec![NamePattern("*".into())],
+            exports: Vec::new(),
+            attributes: Default::default(),
+            not_before: WallTime::from_unix_secs(0),
+            not_after: WallTime::from_unix_secs(u32::MAX.into()),
+            epoch: 0,
+        })));
+    }
+    for n in engines {
+        set(Resource::Workload(Workload {
+            id: format!("c{n}/shop/web").parse().unwrap(),
+            labels: Default::default(),
+            service_account: "default".into(),
+            node: Some("node".parse().unwrap()),
+            host_network: false,
+            addresses: vec![format!("10.{n}.0.9").parse().unwrap()],
+            ports: Vec::new(),
+        }));
+    }
+    Op::SetPolicy(compiler.current().clone())
+}
+
+#[test]
+fn a_packet_waits_for_its_identity_at_either_end_and_leaves_with_it() {
+    let mut pair = plain();
+    pair.introduce();
+    pair.settle();
+    let first = packet(0, 1, true, 100);
+    // The sender's engine does not know the receiver.
+    pair.apply(0, &knowing(&[0]));
+    pair.apply(1, &knowing(&[1]));
+    assert!(pair.carry(0, &first).is_empty());
+    let want = pair.engines[0].poll_want().expect("somebody is to be asked");
+    assert_eq!((want.address.to_string(), want.node.to_string()), ("10.1.0.9".into(), "c1/node".into()));
+    pair.apply(0, &knowing(&[0, 1]));
+    // Nor does the receiver's know the sender.
+    assert_eq!(pair.settle(), [Vec::<Vec<u8>>::new(), Vec::new()]);
+    let want = pair.engines[1].poll_want().expect("somebody is to be asked");
+    assert_eq!((want.address.to_string(), want.node.to_string()), ("10.0.0.9".into(), "c0/node".into()));
+    pair.apply(1, &knowing(&[0, 1]));
+    assert_eq!(pair.outputs[1].packets.iter().collect::<Vec<_>>(), [&first[..]]);
+    let holds = [0, 1].map(|n| pair.engines[n].stats().forwarder.hold);
+    assert!(holds.iter().all(|hold| (hold.held, hold.released, hold.waiting) == (1, 1, 0)), "{holds:?}");
 }
 
 #[test]
