@@ -10,6 +10,10 @@ use mesh_core::{ClusterName, NodeId, Prefix, PublicKey, Settings};
 use mesh_dataplane::Scope;
 use serde::{Deserialize, Serialize};
 
+mod store;
+
+pub use self::store::{EtcdConfig, StoreConfig, StoreConfigError};
+
 /// Everything that an agent is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,8 +26,8 @@ pub struct AgentConfig {
     pub manifests: PathBuf,
     /// The directory in which the nodes of the own cluster announce their keys to each other and to the publisher.
     pub inbox: PathBuf,
-    /// The directory with the signed records of the fleet.
-    pub store: PathBuf,
+    /// Where the signed records of the fleet are.
+    pub store: StoreConfig,
     /// Where the agent keeps its key and its last known state.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
@@ -45,7 +49,7 @@ pub struct AgentConfig {
     /// Domain names and the addresses known for them, for `domainNames` peers.
     #[serde(default)]
     pub fqdns: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    /// Set on one node of each cluster: it signs the cluster's records.
+    /// Set on one node of each cluster or more: one of them, the one that holds the claim in the store, signs its records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publisher: Option<PublisherConfig>,
     /// Set where records are copied between stores.
@@ -133,8 +137,8 @@ pub struct MirrorConfig {
 pub struct MirrorFrom {
     /// The cluster whose records are copied: no others.
     pub cluster: ClusterName,
-    /// Its store directory.
-    pub store: PathBuf,
+    /// Its store.
+    pub store: StoreConfig,
 }
 
 /// Why a configuration cannot be used: every reason at once.
@@ -178,9 +182,10 @@ impl AgentConfig {
     }
 
     fn rebase(&mut self, base: &Path) {
-        let mut paths = vec![&mut self.manifests, &mut self.inbox, &mut self.store, &mut self.state_dir, &mut self.socket];
+        let mut paths = vec![&mut self.manifests, &mut self.inbox, &mut self.state_dir, &mut self.socket];
+        paths.extend(self.store.paths());
         paths.extend(self.publisher.iter_mut().map(|publisher| &mut publisher.key));
-        paths.extend(self.mirror.iter_mut().flat_map(|mirror| mirror.from.iter_mut().map(|from| &mut from.store)));
+        paths.extend(self.mirror.iter_mut().flat_map(|mirror| &mut mirror.from).flat_map(|from| from.store.paths()));
         for path in paths {
             *path = base.join(&*path);
         }
@@ -230,6 +235,10 @@ impl AgentConfig {
                 from.cluster != self.node.cluster,
                 format!("mirror.from: {} is the own cluster: its publisher writes the store itself", from.cluster),
             );
+        }
+        problems.extend(self.store.problems("store"));
+        for from in self.mirror.iter().flat_map(|mirror| &mirror.from) {
+            problems.extend(from.store.problems(&format!("mirror.from.{}.store", from.cluster)));
         }
         problems
     }

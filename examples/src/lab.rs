@@ -12,6 +12,7 @@ mod files;
 pub mod fleet;
 pub mod nodes;
 pub mod shipped;
+pub mod stores;
 pub mod story;
 
 /// Tells long work that somebody wants it to end.

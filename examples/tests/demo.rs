@@ -7,7 +7,7 @@ mod common;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use common::{eventually, lab_name, may_build_labs, meshctl};
+use common::{eventually, is_installed, lab_name, may_build_labs, meshctl};
 
 fn demo(name: &str, more: &[&str]) -> (bool, String) {
     let output = Command::new(meshctl()).args(["lab", "demo", "--name", name]).args(more).stdin(Stdio::null()).output().unwrap();
@@ -52,6 +52,20 @@ fn the_demo_succeeds_twice_and_after_a_kill_in_the_middle() {
 
     let (succeeded, text) = demo(&name, &["--ipv6"]);
     assert!(succeeded && !text.contains("FAIL"), "{text}");
+    assert_eq!(leftovers(&name), [""; 0]);
+}
+
+/// The same story with an etcd for each cluster, over TLS.
+#[test]
+fn the_demo_succeeds_with_etcd() {
+    if !may_build_labs() || !is_installed("etcd", "etcd-server") {
+        return;
+    }
+    let name = lab_name("demoetcd");
+    let (succeeded, text) = demo(&name, &["--store", "etcd"]);
+    println!("{text}");
+    assert!(succeeded && !text.contains("FAIL"), "{text}");
+    assert!(text.contains("nothing but WireGuard, and TLS"), "{text}");
     assert_eq!(leftovers(&name), [""; 0]);
 }
 

@@ -49,13 +49,16 @@ pub struct CaptureOptions {
     pub samples: usize,
     /// Packets to count apart.
     pub filter: Option<CaptureFilter>,
+    /// Packets that belong there although they are not WireGuard: counted as expected, not as plaintext.
+    pub expected: Option<CaptureFilter>,
     /// A file to write all packets to, in pcap format.
     pub pcap: Option<PathBuf>,
 }
 
 impl Default for CaptureOptions {
     fn default() -> CaptureOptions {
-        CaptureOptions { wireguard_ports: vec![51820], interface: None, outgoing: false, samples: 10, filter: None, pcap: None }
+        let (interface, filter, expected, pcap) = (None, None, None, None);
+        CaptureOptions { wireguard_ports: vec![51820], interface, outgoing: false, samples: 10, filter, expected, pcap }
     }
 }
 
@@ -224,6 +227,8 @@ impl Worker {
         let network = bytes.get(link_header..).unwrap_or(&[]);
         let packet = Packet::parse(frame.protocol, network);
         let class = classify(frame.protocol, packet.as_ref(), segment, &self.options.wireguard_ports);
+        let expects = |packet: &Packet<'_>| self.options.expected.as_ref().is_some_and(|filter| filter.matches(packet));
+        let expected = packet.as_ref().is_some_and(expects);
         let mut report = lock(&self.report);
         match class {
             Class::WireGuard(counts) => {
@@ -232,6 +237,7 @@ impl Worker {
             }
             Class::Neighbour => report.neighbour += packets,
             Class::Control => report.control += packets,
+            Class::Other if expected => report.expected += packets,
             Class::Other => {
                 report.other += packets;
                 if report.samples.len() < self.options.samples {

@@ -1,16 +1,18 @@
-//! The publisher's shell: the cluster's key, its incarnation, and the store it writes to.
+//! The publisher's shell: the cluster's key, its incarnations, and the outbox to the store that it writes to.
+//!
+//! Several nodes of a cluster may have the role. The one that holds the claim in the store publishes; another one takes over
+//! within seconds when it is gone, and goes on from what it finds there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_core::publish::Publisher;
-use mesh_core::{Bytes, Change, ClusterName, Now, ObjectName, State};
+use mesh_core::{Bytes, Change, ClusterName, Now, ObjectName, PublicKey, SecretKey, State};
 use mesh_source::inbox::{Announced, policies_in_force};
-use mesh_source::keyfiles;
-use mesh_source::statefile::{self, Loaded};
-use mesh_source::{DirectoryStore, RecordPath, Store};
-use tokio::runtime::Handle;
+use mesh_source::statefile::{self, Loaded, StateFileError};
+use mesh_source::{Diagnostics, Outbox, OutboxConfig, OutboxEvent, RecordPath, Store, keyfiles};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -19,92 +21,113 @@ use crate::config::AgentConfig;
 
 /// The publisher of a cluster, on one of its nodes.
 pub struct PublisherRole {
-    publisher: Publisher,
+    outbox: Outbox,
+    /// The publisher, while the claim is held.
+    publisher: Option<Publisher>,
+    incarnation: u64,
     cluster: ClusterName,
-    store: DirectoryStore,
+    key: SecretKey,
+    /// The key that follows, once it was read, and where it lies until then.
+    next_key: Option<SecretKey>,
+    next_key_file: Option<PathBuf>,
+    root: PublicKey,
     /// What the cluster's nodes say of themselves.
     announced: watch::Receiver<BTreeMap<ObjectName, Announced>>,
-    /// Where the key that follows lies, until it was read.
-    next_key: Option<PathBuf>,
+    /// The file of the last incarnation.
+    last: PathBuf,
     memory: PathBuf,
     saved: Vec<u8>,
-    /// Signed, and not in the store yet.
-    waiting: BTreeMap<RecordPath, Bytes>,
+    /// Signed, and not handed to the outbox yet.
+    waiting: Vec<(RecordPath, Bytes)>,
 }
 
 impl PublisherRole {
-    /// Reads the key, takes the next incarnation, and remembers what an earlier life published.
+    /// Reads the key and what an earlier life published, and begins to try for the claim.
     pub fn start(
         config: &AgentConfig,
         key_file: &Path,
+        store: Arc<dyn Store>,
         announced: watch::Receiver<BTreeMap<ObjectName, Announced>>,
-        now: Now,
     ) -> Result<PublisherRole, AgentError> {
         let key = keyfiles::read_signing_key(key_file)?;
-        let incarnation = next_incarnation(key_file, now)?;
-        let cluster = config.node.cluster.clone();
-        let memory = config.state_dir.join("publisher");
-        // A damaged file is set aside and logged by the loader: exports count as new, addresses follow from their hashes.
+        let (cluster, memory) = (config.node.cluster.clone(), config.state_dir.join("publisher"));
+        let last = key_file.with_extension("incarnation");
+        // A damaged file is set aside and logged by the loader: what is in the store is gone on from.
         let saved = if let Loaded::State(bytes) = statefile::load(&memory)? { bytes } else { Vec::new() };
-        let restored = Publisher::restore(cluster.clone(), key.clone(), config.fleet.root, incarnation, &saved);
-        let publisher = restored.unwrap_or_else(|error| {
-            if !saved.is_empty() {
-                warn!(path = %memory.display(), %error, "what the publisher remembered cannot be used: exports count as new");
-            }
-            Publisher::new(cluster.clone(), key, config.fleet.root, incarnation)
-        });
-        let mut next_key = key_file.as_os_str().to_owned();
-        next_key.push(".next");
-        let next_key = PathBuf::from(next_key);
-        info!(%cluster, incarnation, "publishing");
-        let store = DirectoryStore::new(&config.store);
+        let mut next_key_file = key_file.as_os_str().to_owned();
+        next_key_file.push(".next");
+        let signers = vec![key.public()];
+        let floor = last_incarnation(&last)?.saturating_add(1);
+        let outbox = OutboxConfig { cluster: cluster.clone(), signers, holder: config.node.to_string(), floor };
         Ok(PublisherRole {
-            publisher,
+            outbox: Outbox::start(store, outbox),
+            publisher: None,
+            incarnation: 0,
             cluster,
-            store,
+            key,
+            next_key: None,
+            next_key_file: Some(next_key_file.into()),
             announced,
-            next_key: Some(next_key),
+            root: config.fleet.root,
+            last,
             memory,
             saved,
-            waiting: BTreeMap::new(),
+            waiting: Vec::new(),
         })
     }
 
-    /// Tells whether there is something to do although the state has not changed: a lease to sign, a record to store.
+    /// Returns what is wrong with the store, as far as publishing goes, kept up to date.
+    pub fn diagnostics(&self) -> watch::Receiver<Diagnostics> {
+        self.outbox.diagnostics()
+    }
+
+    /// Tells whether there is something to do although the state has not changed: news of the claim, a lease to sign.
     pub fn is_due(&self, now: Now) -> bool {
-        self.publisher.poll_timeout() <= now.time || !self.waiting.is_empty()
+        let lease = self.publisher.as_ref().is_some_and(|publisher| publisher.poll_timeout() <= now.time);
+        self.outbox.is_due() || lease || !self.waiting.is_empty()
     }
 
     /// Takes notice of a change of the state.
     pub fn note(&mut self, change: &Change) {
-        self.publisher.note(change);
+        if let Some(publisher) = &mut self.publisher {
+            publisher.note(change);
+        }
     }
 
     /// Takes notice of what the nodes say is in force, and of those that have fallen silent.
     ///
     /// Also of a next key, as soon as `meshctl fleet rotate` has made it: once the grant names it, it signs.
     pub fn hear(&mut self) {
-        if let Some(path) = self.next_key.take_if(|path| path.exists()) {
+        if let Some(path) = self.next_key_file.take_if(|path| path.exists()) {
             match keyfiles::read_signing_key(&path) {
                 Ok(key) => {
                     info!(public = %key.public(), "the next key is at hand: it signs once the grant names it");
-                    self.publisher.set_next_key(key);
+                    if let Some(publisher) = &mut self.publisher {
+                        publisher.set_next_key(key.clone());
+                    }
+                    self.next_key = Some(key);
                 }
                 Err(error) => warn!(%error, "the next key cannot be used; it is not looked at again before a restart"),
             }
         }
-        self.publisher.acknowledge(policies_in_force(self.announced.borrow().values(), Instant::now()));
+        if let Some(publisher) = &mut self.publisher {
+            publisher.acknowledge(policies_in_force(self.announced.borrow().values(), Instant::now()));
+        }
     }
 
-    /// Signs what changed, and puts it into the store. Blocks: not for a runtime's worker.
+    /// Signs what changed, and hands it to the outbox. Writes a file: not for a runtime's worker.
     pub fn publish(&mut self, state: &State, now: Now) {
-        let records = self.publisher.update(state, now);
+        while let Some(event) = self.outbox.poll() {
+            self.take(event);
+        }
+        let Some(publisher) = &mut self.publisher else { return };
+        let records = publisher.update(state, now);
         let signed = records.into_iter().map(|(key, bytes)| (RecordPath::record(&self.cluster, &key), bytes));
         self.waiting.extend(signed);
         if self.waiting.is_empty() {
             return;
         }
-        let memory = self.publisher.save();
+        let memory = publisher.save();
         if memory != self.saved {
             // Before the records: what they promise (addresses, first exports) must be remembered.
             if let Err(error) = statefile::save_atomic(&self.memory, &memory) {
@@ -113,25 +136,56 @@ impl PublisherRole {
             }
             self.saved = memory;
         }
-        for (path, bytes) in std::mem::take(&mut self.waiting) {
-            if let Err(error) = Handle::current().block_on(self.store.put(&path, bytes.clone(), None)) {
-                warn!(%path, %error, "a record was not stored, and will be tried again");
-                self.waiting.entry(path).or_insert(bytes);
+        self.outbox.put(self.incarnation, std::mem::take(&mut self.waiting));
+    }
+
+    fn take(&mut self, event: OutboxEvent) {
+        match event {
+            OutboxEvent::Won { incarnation, found } => self.begin(incarnation, &found),
+            OutboxEvent::Lost => {
+                self.publisher = None;
+                self.waiting.clear();
+            }
+            OutboxEvent::Found(bytes) => {
+                if let Some(publisher) = &mut self.publisher {
+                    publisher.adopt(&bytes);
+                }
             }
         }
     }
+
+    /// Begins another life, once its incarnation is on the disk.
+    fn begin(&mut self, incarnation: u64, found: &[Bytes]) {
+        self.waiting.clear();
+        self.publisher = None;
+        if let Err(error) = statefile::save_atomic(&self.last, &incarnation.to_be_bytes()) {
+            warn!(%error, "the incarnation was not saved beside the key: nothing is published with it");
+            return self.outbox.resign();
+        }
+        self.incarnation = incarnation;
+        let new = || Publisher::new(self.cluster.clone(), self.key.clone(), self.root, incarnation);
+        let mut publisher = if self.saved.is_empty() {
+            new()
+        } else {
+            let restored = Publisher::restore(self.cluster.clone(), self.key.clone(), self.root, incarnation, &self.saved);
+            restored.unwrap_or_else(|error| {
+                warn!(path = %self.memory.display(), %error, "what the publisher remembered cannot be used");
+                new()
+            })
+        };
+        if let Some(key) = &self.next_key {
+            publisher.set_next_key(key.clone());
+        }
+        found.iter().for_each(|bytes| publisher.adopt(bytes));
+        self.publisher = Some(publisher);
+    }
 }
 
-/// Takes the next incarnation: a fencing token, kept beside the key and never used twice.
-///
-/// It also never lies before the clock's seconds, so that a key whose file of incarnations was lost does not begin anew.
-fn next_incarnation(key_file: &Path, now: Now) -> Result<u64, AgentError> {
-    let path = key_file.with_extension("incarnation");
-    let last = match statefile::load(&path)? {
+/// Returns the last incarnation that was used with a key: a fencing token, kept beside it and never used twice.
+fn last_incarnation(path: &Path) -> Result<u64, StateFileError> {
+    Ok(match statefile::load(path)? {
         Loaded::State(bytes) => <[u8; 8]>::try_from(bytes.as_slice()).map_or(0, u64::from_be_bytes),
+        // The clock's seconds are a lower bound as well.
         Loaded::Missing | Loaded::Corrupt(_) => 0,
-    };
-    let next = last.saturating_add(1).max(now.wall.as_unix_secs());
-    statefile::save_atomic(&path, &next.to_be_bytes())?;
-    Ok(next)
+    })
 }

@@ -13,8 +13,7 @@ use mesh_discovery::{BindError, Server, ZoneConfig, ZoneConfigError};
 use mesh_policy::Compiler;
 use mesh_source::statefile::{self, Loaded, StateFileError};
 use mesh_source::{
-    AnnounceError, DirectoryStore, InboxDirectory, Interest, ManifestDirectory, Mirror, MirrorFrom, Source, Store, StoreSource,
-    keyfiles,
+    AnnounceError, InboxDirectory, Interest, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles,
 };
 use mesh_wireguard::{Ended, Guard, NetlinkError, NodeKey, StartError, TABLE, UserTunnel, UserTunnelConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,7 +31,7 @@ use super::pull::{Asked, PullCounters, PullRole, PullServer};
 use super::traffic::TrafficRole;
 use super::view::{Overview, Shared, View};
 use super::{Clock, http};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, StoreConfig, StoreConfigError};
 
 /// How long events are gathered before everything is derived from them: one edit of many files is one change.
 const GATHER: Duration = Duration::from_millis(5);
@@ -49,6 +48,8 @@ pub enum AgentError {
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Key(#[from] keyfiles::KeyFileError),
+    #[error(transparent)]
+    Store(#[from] StoreConfigError),
     #[error(transparent)]
     State(#[from] StateFileError),
     #[error(transparent)]
@@ -83,8 +84,20 @@ pub fn guard(config: &AgentConfig) -> Guard {
 /// Checks what the configuration names, without starting anything. A running agent waits for a directory that is not there.
 pub fn check(config: &AgentConfig) -> Result<(), AgentError> {
     ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
-    for directory in [&config.manifests, &config.inbox, &config.store] {
+    let store = match &config.store {
+        StoreConfig::Directory(path) => Some(path),
+        StoreConfig::Etcd(_) => None,
+    };
+    for directory in [&config.manifests, &config.inbox].into_iter().chain(store) {
         std::fs::read_dir(directory).map_err(|source| AgentError::File { path: directory.clone(), source })?;
+    }
+    // An etcd is not asked, but its certificates are read.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| AgentError::File { path: "tokio runtime".into(), source })?;
+    let _inside = runtime.enter();
+    config.store.open("store")?;
+    for from in config.mirror.iter().flat_map(|mirror| &mirror.from) {
+        from.store.open(&format!("mirror.from.{}.store", from.cluster))?;
     }
     if let Some(publisher) = &config.publisher {
         keyfiles::read_signing_key(&publisher.key)?;
@@ -117,7 +130,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let own = PolicyScope::Cluster(config.node.cluster.clone());
     let manifests = ManifestDirectory::new(SourceId(MANIFESTS.into()), &config.manifests, own);
     let inbox = InboxDirectory::new(SourceId(INBOX.into()), &config.inbox, config.node.cluster.clone());
-    let records: Arc<dyn Store> = Arc::new(DirectoryStore::new(&config.store));
+    let records = config.store.open("store")?;
     let store = StoreSource::new(SourceId(STORE.into()), &*records, Interest::everything().fixed());
     let mut diagnostics = vec![(MANIFESTS, manifests.diagnostics()), (INBOX, inbox.diagnostics()), (STORE, store.diagnostics())];
     let announced = inbox.announced();
@@ -126,16 +139,20 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     feed(store, events.clone());
     mesh_source::announce(&config.inbox, &link, None, clock.now().wall)?;
     if let Some(mirror) = &config.mirror {
-        let store = |path: &PathBuf| Arc::new(DirectoryStore::new(path));
-        let from = mirror.from.iter().map(|from| MirrorFrom { cluster: from.cluster.clone(), store: store(&from.store) });
+        let from = mirror.from.iter().map(|from| {
+            let store = from.store.open(&format!("mirror.from.{}.store", from.cluster))?;
+            Ok(MirrorFrom { cluster: from.cluster.clone(), store })
+        });
+        let from = from.collect::<Result<Vec<_>, StoreConfigError>>()?;
         let mirror = Mirror::new(from, &records);
         diagnostics.extend(mirror.diagnostics().into_values().map(|diagnostics| ("mirror", diagnostics)));
         tokio::spawn(mirror.run());
     }
     let publisher = match &config.publisher {
-        Some(publisher) => Some(PublisherRole::start(&config, &publisher.key, announced, clock.now())?),
+        Some(publisher) => Some(PublisherRole::start(&config, &publisher.key, records, announced)?),
         None => None,
     };
+    diagnostics.extend(publisher.iter().map(|publisher| ("publisher", publisher.diagnostics())));
     let tunnel = UserTunnel::start(UserTunnelConfig {
         device: config.wireguard.device.clone(),
         mtu: config.wireguard.mtu,

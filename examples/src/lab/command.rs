@@ -12,6 +12,7 @@ use mesh_lab::{Capture, Lab};
 
 use super::fleet::{Fleet, FleetError, FleetOptions};
 use super::nodes::Underlay;
+use super::stores::{self, LabStore};
 use super::story::{self, StoryError};
 use super::{Cancel, shipped};
 
@@ -28,6 +29,9 @@ pub enum LabCommand {
         /// The lab's name
         #[arg(long, default_value = "lab")]
         name: String,
+        /// What the clusters' stores are; etcd: Debian's etcd-server
+        #[arg(long, value_enum, default_value_t)]
+        store: LabStore,
     },
     /// Run a command inside a workload or on a node: `meshctl lab exec east/shop/web-0 -- curl db.shop.svc.clusterset.local:5432`
     Exec {
@@ -64,6 +68,15 @@ pub enum LabCommand {
         #[arg(long)]
         port: u16,
     },
+    /// Puts the records of a directory into the store of an agent
+    #[command(hide = true)]
+    Seed {
+        /// The agent's configuration
+        #[arg(long)]
+        config: PathBuf,
+        /// The directory
+        from: PathBuf,
+    },
     /// The small client that the lab starts in workloads; prints what it saw as JSON
     #[command(hide = true)]
     Probe {
@@ -90,6 +103,9 @@ pub struct UpArgs {
     /// Let the nodes speak to each other over IPv6
     #[arg(long)]
     pub ipv6: bool,
+    /// What the clusters' stores are; etcd: one for each cluster on its first node, from Debian's etcd-server
+    #[arg(long, value_enum, default_value_t)]
+    pub store: LabStore,
 }
 
 /// Runs a command of the lab.
@@ -110,10 +126,10 @@ pub fn run(command: &LabCommand) -> ExitCode {
 fn execute(command: &LabCommand) -> Result<ExitCode, StoryError> {
     match command {
         LabCommand::Demo(args) => demo(args),
-        LabCommand::Up { directory, name } => {
+        LabCommand::Up { directory, name, store } => {
             check_privileges()?;
             let cancel = cancel_on_signals();
-            let (fleet, _) = bring_up(directory, options(name, true, Underlay::V4)?, &cancel)?;
+            let (fleet, _) = bring_up(directory, options(name, true, Underlay::V4, *store)?, &cancel)?;
             print_hints(&fleet);
             Ok(ExitCode::SUCCESS)
         }
@@ -141,6 +157,11 @@ fn execute(command: &LabCommand) -> Result<ExitCode, StoryError> {
                 .map_err(|source| FleetError::File { path: format!("port {port}").into(), source })?;
             Ok(ExitCode::SUCCESS)
         }
+        LabCommand::Seed { config, from } => {
+            let count = stores::seed(config, from).map_err(|error| StoryError::Manifest(error.to_string()))?;
+            println!("{count} record(s)");
+            Ok(ExitCode::SUCCESS)
+        }
         LabCommand::Probe { url, timeout_ms } => {
             let result = mesh_lab::probe::fetch(url, Duration::from_millis(*timeout_ms));
             println!("{}", serde_json::to_string(&result).expect("a probe's result is JSON"));
@@ -155,7 +176,7 @@ fn check_privileges() -> Result<(), StoryError> {
     Err(StoryError::Manifest(format!("a lab needs privileges that this process does not have:\n{}", lines.join("\n"))))
 }
 
-fn options(name: &str, keep: bool, underlay: Underlay) -> Result<FleetOptions, FleetError> {
+fn options(name: &str, keep: bool, underlay: Underlay, store: LabStore) -> Result<FleetOptions, FleetError> {
     let meshctl = std::env::current_exe().map_err(|source| FleetError::File { path: "/proc/self/exe".into(), source })?;
     let agent = meshctl.with_file_name("mesh-agent");
     if !agent.exists() {
@@ -165,7 +186,7 @@ fn options(name: &str, keep: bool, underlay: Underlay) -> Result<FleetOptions, F
         );
         return Err(FleetError::File { path: agent, source });
     }
-    Ok(FleetOptions { name: name.into(), keep, underlay, agent, meshctl })
+    Ok(FleetOptions { name: name.into(), keep, underlay, store, agent, meshctl })
 }
 
 /// Ctrl-C and the other polite signals end the work at its next step, so that everything is taken down.
@@ -208,6 +229,9 @@ fn bring_up(directory: &Path, options: FleetOptions, cancel: &Cancel) -> Result<
     say("routes that fail closed (mesh-agent guard up)");
     fleet.guard("up")?;
     cancel.check()?;
+    say("stores");
+    fleet.start_stores()?;
+    cancel.check()?;
     say("agents and servers");
     fleet.start_agents()?;
     fleet.start_servers()?;
@@ -234,7 +258,7 @@ fn demo(args: &UpArgs) -> Result<ExitCode, StoryError> {
     let directory = args.fleet.as_deref().unwrap_or(shipped.path());
     let underlay = if args.ipv6 { Underlay::V6 } else { Underlay::V4 };
     let keep = args.keep || args.fleet.is_some();
-    let (mut fleet, capture) = bring_up(directory, options(&args.name, keep, underlay)?, &cancel)?;
+    let (mut fleet, capture) = bring_up(directory, options(&args.name, keep, underlay, args.store)?, &cancel)?;
     let failures = if args.fleet.is_some() { 0 } else { story::tell(&mut fleet, capture, &cancel)? };
     if keep {
         print_hints(&fleet);
@@ -289,7 +313,7 @@ fn lab_name(name: Option<&str>) -> Result<String, StoryError> {
 
 fn find(name: Option<&str>) -> Result<Fleet, StoryError> {
     let name = lab_name(name)?;
-    let options = options(&name, true, Underlay::V4)?;
+    let options = options(&name, true, Underlay::V4, LabStore::Directory)?;
     Ok(Fleet::find(&name, options.agent, options.meshctl)?)
 }
 

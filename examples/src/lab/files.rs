@@ -34,6 +34,11 @@ impl Files {
         self.root.join("clusters").join(cluster.as_str()).join("store")
     }
 
+    /// What the etcds of a lab keep, and their certificates.
+    pub(super) fn etcd(&self) -> PathBuf {
+        self.root.join("etcd")
+    }
+
     pub(super) fn root_key(&self) -> PathBuf {
         self.root.join("keys").join("root.key")
     }

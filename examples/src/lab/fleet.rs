@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use mesh_core::{ClusterName, FlowRecord, NodeId, SecretKey, State, Trust, WorkloadId};
 use mesh_lab::{
-    Capture, CaptureError, DownError, DownReport, Lab, LabOptions, NetnsError, OpenError, Process, SpawnError, UpError,
-    WorkloadError,
+    Capture, CaptureError, CaptureOptions, DownError, DownReport, Lab, LabOptions, NetnsError, OpenError, Process, SpawnError,
+    UpError, WorkloadError,
 };
 
 use mesh_lab::probe::ProbeResult;
@@ -19,6 +19,7 @@ use mesh_source::keyfiles;
 
 use super::files::{Files, copy_tree, write_atomic};
 use super::nodes::{self, Common, Underlay};
+use super::stores::{self, LabStore};
 use super::{Cancel, Cancelled};
 use crate::api::Peer;
 use crate::cli::check;
@@ -77,6 +78,8 @@ pub struct FleetOptions {
     pub keep: bool,
     /// The family of the underlay.
     pub underlay: Underlay,
+    /// What the clusters' stores are.
+    pub store: LabStore,
     /// The `mesh-agent` program.
     pub agent: PathBuf,
     /// The `meshctl` program, which serves and probes inside workloads.
@@ -129,7 +132,8 @@ impl Fleet {
         }
         let stores: Vec<PathBuf> = clusters.iter().map(|cluster| self.files.store(cluster)).collect();
         sign_fleet(&desired, &keys, &root, &stores)?;
-        let common = Common { files: &self.files, root: root.public(), dns, underlay: self.options.underlay };
+        let common =
+            Common { files: &self.files, root: root.public(), dns, underlay: self.options.underlay, store: self.options.store };
         for node in self.state.facts().nodes.values() {
             let config = nodes::config(&common, &self.state, node);
             let path = self.files.config(&node.id);
@@ -147,7 +151,8 @@ impl Fleet {
         let checked = check::load(&files.desired()).map_err(FleetError::Manifests)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| FleetError::File { path: "tokio runtime".into(), source })?;
-        let options = FleetOptions { name: name.into(), keep: true, underlay: Underlay::V4, agent, meshctl };
+        let options =
+            FleetOptions { name: name.into(), keep: true, underlay: Underlay::V4, store: LabStore::Directory, agent, meshctl };
         Ok(Fleet { lab, files, options, state: checked.state, agents: BTreeMap::new(), runtime })
     }
 
@@ -175,6 +180,35 @@ impl Fleet {
     pub fn command_on(&self, node: &NodeId, program: &Path) -> Result<Command, FleetError> {
         let netns = self.lab.node(node.cluster.as_str(), node.name.as_str())?;
         netns.command(program).map_err(|source| FleetError::File { path: program.into(), source })
+    }
+
+    /// Starts the clusters' etcds, where the stores are etcds, and puts into them what the root has signed.
+    pub fn start_stores(&self) -> Result<(), FleetError> {
+        if self.options.store != LabStore::Etcd {
+            return Ok(());
+        }
+        let clusters: Vec<ClusterName> = self.state.facts().grants.keys().cloned().collect();
+        let place = |cluster: &ClusterName| stores::place(&self.state, cluster, self.options.underlay);
+        let places: Vec<_> = clusters.iter().filter_map(|cluster| Some((cluster.clone(), place(cluster)?))).collect();
+        let servers: Vec<_> = places.iter().map(|(cluster, (_, address))| (cluster.clone(), *address)).collect();
+        let directory = self.files.etcd();
+        stores::certificates(&directory, &servers).map_err(|source| FleetError::File { path: directory, source })?;
+        for (cluster, (node, address)) in &places {
+            let netns = self.lab.node(cluster.as_str(), node.name.as_str())?;
+            self.lab.spawn(&netns, stores::etcd(&self.files, cluster, *address), &format!("etcd-{cluster}"))?;
+        }
+        for (cluster, (node, _)) in &places {
+            let deadline = Instant::now() + READY;
+            loop {
+                let mut seed = self.command_on(node, &self.options.meshctl)?;
+                seed.args(["lab", "seed", "--config"]).arg(self.files.config(node)).arg(self.files.store(cluster));
+                match run(seed, "meshctl lab seed", &node.to_string()) {
+                    Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+                    seeded => break seeded.map(drop)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Starts the agent of every node.
@@ -370,7 +404,8 @@ impl Fleet {
 
     /// Begins to look at every packet on the underlay.
     pub fn capture_underlay(&self) -> Result<Capture, FleetError> {
-        Ok(Capture::start(&self.lab.underlay()?)?)
+        let options = CaptureOptions { expected: stores::expected(self.options.store), ..CaptureOptions::default() };
+        Ok(Capture::start_with(&self.lab.underlay()?, options)?)
     }
 
     /// Takes everything down.

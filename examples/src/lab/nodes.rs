@@ -6,6 +6,7 @@ use mesh_core::{ClusterName, Node, NodeId, Prefix, PublicKey, State};
 use mesh_lab::{NodeSpec, Topology, WorkloadSpec};
 
 use super::files::Files;
+use super::stores::{self, LabStore};
 use crate::config::{
     AgentConfig, DnsConfig, FleetConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, WireGuardConfig,
 };
@@ -60,6 +61,7 @@ pub(super) struct Common<'a> {
     pub(super) root: PublicKey,
     pub(super) dns: &'a [IpAddr],
     pub(super) underlay: Underlay,
+    pub(super) store: LabStore,
 }
 
 /// Makes the configuration of one node's agent. The first node of each cluster publishes and mirrors.
@@ -70,7 +72,11 @@ pub(super) fn config(common: &Common<'_>, state: &State, node: &Node) -> AgentCo
     let own = facts.grants.get(cluster);
     let is_first = facts.nodes.keys().find(|id| id.cluster == *cluster) == Some(&node.id);
     let others = grants.iter().map(|grant| &grant.cluster).filter(|other| *other != cluster);
-    let mirror_from = |other: &ClusterName| MirrorFrom { cluster: other.clone(), store: common.files.store(other) };
+    let store = |cluster: &ClusterName| {
+        let at = stores::place(state, cluster, common.underlay).map(|(_, address)| address);
+        stores::config(common.store, common.files, at, cluster)
+    };
+    let mirror_from = |other: &ClusterName| MirrorFrom { cluster: other.clone(), store: store(other) };
     let mut endpoints: Vec<_> = node.addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect();
     endpoints.sort_by_key(|endpoint| endpoint.is_ipv4() != (common.underlay == Underlay::V4));
     endpoints.truncate(1);
@@ -85,7 +91,7 @@ pub(super) fn config(common: &Common<'_>, state: &State, node: &Node) -> AgentCo
         },
         manifests: common.files.manifests(cluster),
         inbox: common.files.inbox(cluster),
-        store: common.files.store(cluster),
+        store: store(cluster),
         state_dir: common.files.node(&node.id).join("state"),
         socket: common.files.socket(&node.id),
         scope: ScopeConfig::Node,

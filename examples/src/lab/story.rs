@@ -268,8 +268,11 @@ impl Story<'_> {
     }
 
     fn underlay(&mut self, capture: Capture) -> Result<(), StoryError> {
-        self.begin("On the underlay there is nothing but WireGuard")?;
         let report = capture.stop().map_err(FleetError::from)?;
+        self.begin(match report.expected {
+            0 => "On the underlay there is nothing but WireGuard",
+            _ => "On the underlay there is nothing but WireGuard, and TLS to the clusters' etcds",
+        })?;
         self.see(clean(&report), &describe_capture(&report));
         for sample in &report.samples {
             println!("        plaintext: {sample}");
@@ -310,8 +313,12 @@ fn clean(report: &CaptureReport) -> bool {
 }
 
 fn describe_capture(report: &CaptureReport) -> String {
+    let etcd = match report.expected {
+        0 => String::new(),
+        count => format!("{count} to and from etcd, "),
+    };
     format!(
-        "{} WireGuard packets ({} handshakes, {} data), {} neighbour discovery, {} anything else, {} lost by the capture",
+        "{} WireGuard packets ({} handshakes, {} data), {etcd}{} neighbour discovery, {} anything else, {} lost by the capture",
         report.wireguard, report.by_type.initiation, report.by_type.data, report.neighbour, report.other, report.drops,
     )
 }

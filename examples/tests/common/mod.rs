@@ -10,6 +10,7 @@ use landbridge::lab::Cancel;
 use landbridge::lab::fleet::{Fleet, FleetOptions};
 use landbridge::lab::nodes::Underlay;
 use landbridge::lab::shipped;
+use landbridge::lab::stores::LabStore;
 use mesh_core::{NodeId, WorkloadId};
 use mesh_lab::Lab;
 use mesh_lab::probe::ProbeResult;
@@ -24,6 +25,18 @@ pub fn may_build_labs() -> bool {
     assert!(std::env::var("MESH_REQUIRE_ALL").is_err(), "MESH_REQUIRE_ALL is set, and labs need: {missing:?}");
     // Past the harness, which hides what a passing test prints.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\nSKIPPED: labs need {missing:?}\n").as_bytes());
+    false
+}
+
+/// Tells whether a program is installed. A skip says which package has it; with MESH_REQUIRE_ALL=1 it is a failure.
+pub fn is_installed(program: &str, package: &str) -> bool {
+    let null = std::process::Stdio::null;
+    if std::process::Command::new(program).arg("--help").stdout(null()).stderr(null()).status().is_ok() {
+        return true;
+    }
+    assert!(std::env::var("MESH_REQUIRE_ALL").is_err(), "MESH_REQUIRE_ALL is set, and {program} is not installed");
+    let text = format!("\nSKIPPED: {program} is not installed (Debian: {package})\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
     false
 }
 
@@ -46,7 +59,14 @@ pub fn shipped_fleet() -> TempDir {
 
 /// Builds the fleet of a directory; nothing runs yet.
 pub fn build(test: &str, directory: &Path, underlay: Underlay) -> Fleet {
-    let options = FleetOptions { name: lab_name(test), keep: false, underlay, agent: agent(), meshctl: meshctl() };
+    let options = FleetOptions {
+        name: lab_name(test),
+        keep: false,
+        underlay,
+        store: LabStore::Directory,
+        agent: agent(),
+        meshctl: meshctl(),
+    };
     Fleet::build(directory, options).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -9,7 +9,7 @@ impl Publisher {
     /// Takes notice of a record of the cluster that somebody else put: the next update signs what is so, or a tombstone where
     /// the publisher does not stand behind it.
     ///
-    /// What an earlier publisher signed with this key tells the age of exports and the addresses of services, where nothing
+    /// What an earlier publisher signed with its keys tells the age of exports and the addresses of services, where nothing
     /// newer is remembered. Bytes that are no record of this cluster for this fleet mean nothing, here as everywhere.
     pub fn adopt(&mut self, bytes: &Bytes) {
         let Ok(opened) = record::open(bytes) else { return };
@@ -17,7 +17,8 @@ impl Publisher {
         if opened.fleet != self.root || record.cluster != self.cluster {
             return;
         }
-        let own = opened.signer == self.key.public();
+        let keys = [Some(&self.key), self.next_key.as_ref()];
+        let own = keys.into_iter().flatten().any(|key| key.public() == opened.signer);
         if own {
             self.remember(&record);
         }

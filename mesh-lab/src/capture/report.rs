@@ -32,6 +32,8 @@ pub struct CaptureReport {
     pub neighbour: u64,
     /// ICMP errors that quote a WireGuard message.
     pub control: u64,
+    /// What the options expect beside all that.
+    pub expected: u64,
     /// Everything else: plaintext.
     pub other: u64,
     /// The first plaintext packets, one line each.
