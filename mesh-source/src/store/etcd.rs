@@ -6,8 +6,8 @@
 //!   <prefix>/incarnations/east            the last incarnation that was handed out
 //! ```
 //!
-//! A put under a claim is a transaction that compares who made the claim's key and when, so that a publisher that was paused
-//! for too long changes nothing any more. etcd 3.4 or later.
+//! A put under a claim is a transaction that compares the lease of the claim's key, so that a publisher that was paused for too
+//! long changes nothing any more. etcd 3.4 or later.
 
 use std::fmt;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Store for EtcdStore {
         if let Some(claim) = claim.filter(|claim| !claim.is_held()) {
             return Err(claim.lost());
         }
-        let compare = claim.map(|claim| Compare::created_at(self.keys.claim(claim.cluster()), claim.fence()));
+        let compare = claim.map(|claim| Compare::leased(self.keys.claim(claim.cluster()), claim.fence()));
         let txn = TxnRequest {
             compare: compare.into_iter().collect(),
             success: vec![RequestOp::put(self.keys.record(path), bytes, 0)],

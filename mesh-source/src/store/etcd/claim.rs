@@ -52,7 +52,7 @@ pub(super) async fn claim(store: &EtcdStore, cluster: &ClusterName, holder: &str
         let lease = store.client.grant(LeaseGrantRequest { ttl: TTL }).await.map_err(failed)?.id;
         let take = TxnRequest {
             compare: vec![
-                Compare::created_at(key.clone(), 0),
+                Compare::absent(key.clone()),
                 Compare::changed_at(counter.clone(), last.map_or(0, |last| last.mod_revision)),
             ],
             success: vec![
@@ -66,8 +66,7 @@ pub(super) async fn claim(store: &EtcdStore, cluster: &ClusterName, holder: &str
         let hold = keep(store.client.clone(), lease, granted);
         let taken = taken.map_err(failed)?;
         if taken.succeeded {
-            let fence = taken.header.map_or(0, |header| header.revision);
-            return Ok(Claim::new(cluster.clone(), incarnation, fence, hold));
+            return Ok(Claim::new(cluster.clone(), incarnation, lease, hold));
         }
     }
     Err(ClaimError::Held { cluster: cluster.clone(), holder: "others who want it too".to_owned() })

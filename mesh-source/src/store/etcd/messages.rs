@@ -87,12 +87,12 @@ pub(super) struct ResponseOp {
 /// Equality is all that is asked for (`result` 0).
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Compare {
-    /// 1: the revision at which the key was made; 2: the one at which it was changed last.
+    /// 1: the revision at which the key was made; 2: the one at which it was changed last; 4: its lease.
     #[prost(int32, tag = "2")]
     pub(super) target: i32,
     #[prost(bytes = "bytes", tag = "3")]
     pub(super) key: Bytes,
-    #[prost(oneof = "CompareTo", tags = "5, 6")]
+    #[prost(oneof = "CompareTo", tags = "5, 6, 8")]
     pub(super) to: Option<CompareTo>,
 }
 
@@ -102,6 +102,8 @@ pub(super) enum CompareTo {
     CreateRevision(i64),
     #[prost(int64, tag = "6")]
     ModRevision(i64),
+    #[prost(int64, tag = "8")]
+    Lease(i64),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -116,8 +118,6 @@ pub(super) struct TxnRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TxnResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
     #[prost(bool, tag = "2")]
     pub(super) succeeded: bool,
     #[prost(message, repeated, tag = "3")]
@@ -200,8 +200,6 @@ pub(super) struct LeaseGrantRequest {
 /// The answer to a grant, and to a sign of life: then a time of 0 says that the lease is over.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeaseResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
     #[prost(int64, tag = "2")]
     pub(super) id: i64,
     #[prost(int64, tag = "3")]
@@ -216,10 +214,7 @@ pub(super) struct LeaseRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRevokeResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-}
+pub(super) struct LeaseRevokeResponse {}
 
 impl RequestOp {
     pub(super) fn get(key: String) -> RequestOp {
@@ -236,9 +231,14 @@ impl RequestOp {
 }
 
 impl Compare {
-    /// The key was made at this revision; 0: there is none.
-    pub(super) fn created_at(key: String, revision: i64) -> Compare {
-        Compare { target: 1, key: key.into(), to: Some(CompareTo::CreateRevision(revision)) }
+    /// There is no such key.
+    pub(super) fn absent(key: String) -> Compare {
+        Compare { target: 1, key: key.into(), to: Some(CompareTo::CreateRevision(0)) }
+    }
+
+    /// The key lives as long as this lease, which is not 0: no two leases have one number.
+    pub(super) fn leased(key: String, lease: i64) -> Compare {
+        Compare { target: 4, key: key.into(), to: Some(CompareTo::Lease(lease)) }
     }
 
     /// The key was changed last at this revision; 0: there is none.
