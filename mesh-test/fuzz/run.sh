@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets and runs each for some seconds: run.sh [seconds] [target…]; 120 is the short form, 1200 the long one.
+# As many run at once as there are processors, or FUZZ_JOBS.
 # Fails on a crash, a hang or too much memory, and says where the input is. What it learns stays in target/corpus.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -10,7 +11,7 @@ if [[ "${1:-}" =~ ^[0-9]+$ ]]; then
     shift
 fi
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(dns manifests selectors)
+[ ${#targets[@]} -gt 0 ] || targets=(dns grants manifests records selectors state)
 
 # libFuzzer is C++.
 if ! command -v c++ >/dev/null; then
@@ -30,23 +31,36 @@ RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-
  -Cllvm-args=-sanitizer-coverage-trace-compares"
 RUSTFLAGS=$(echo $RUSTFLAGS) cargo build --release --locked --bins --target "$host"
 
-failed=()
-for target in "${targets[@]}"; do
-    learned="$CARGO_TARGET_DIR/corpus/$target"
-    crashes="$CARGO_TARGET_DIR/crashes/$target"
+# Fuzzes one target; says what came of it, and leaves a file where that is no good.
+fuzz() {
+    local target=$1
+    local learned="$CARGO_TARGET_DIR/corpus/$target" crashes="$CARGO_TARGET_DIR/crashes/$target"
+    local log="$crashes.log" failed="$crashes.failed"
     mkdir -p "$learned" "$crashes"
-    options=(-max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
+    rm -f "$failed"
+    local options=(-max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
     [ ! -f "$target.dict" ] || options+=(-dict="$target.dict")
-    echo "== $target: $seconds seconds"
-    log="$crashes.log"
     if "$CARGO_TARGET_DIR/$host/release/$target" "${options[@]}" -artifact_prefix="$crashes/" "$learned" "corpus/$target" \
         >"$log" 2>&1; then
-        grep -E "^#.*DONE|^stat::" "$log"
+        echo "== $target: $seconds seconds"$'\n'"$(grep -E "^#.*DONE|^stat::" "$log")"
     else
+        touch "$failed"
         tail -n 60 "$log"
         echo "== $target FAILED: $(grep -o 'Test unit written to .*' "$log" || echo "without an input; see $log")"
-        failed+=("$target")
     fi
+}
+
+jobs=${FUZZ_JOBS:-$(nproc)}
+for target in "${targets[@]}"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
+        wait -n
+    done
+    fuzz "$target" &
+done
+wait
+failed=()
+for target in "${targets[@]}"; do
+    [ ! -f "$CARGO_TARGET_DIR/crashes/$target.failed" ] || failed+=("$target")
 done
 if [ ${#failed[@]} -gt 0 ]; then
     echo "== failed: ${failed[*]}"
