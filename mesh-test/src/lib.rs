@@ -26,3 +26,4 @@ pub mod derived;
 pub mod expand;
 pub mod probe;
 pub mod scenario;
+pub mod sim;
