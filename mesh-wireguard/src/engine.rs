@@ -199,6 +199,7 @@ impl<S: Session> Engine<S> {
             }
             Step::Refused(refusal) => return Err(refusal),
         };
+        link.heard = now.time;
         let from = match link.claimants[..] {
             [only] => Some(only),
             _ => source_of(&room[..len]).and_then(|source| self.forwarder.peer_of(source)),
@@ -248,6 +249,7 @@ impl<S: Session> Engine<S> {
     fn confirm(&mut self, index: u32, receiver: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
         (link.confirmed, link.answered, link.last_handshake) = (Some(receiver), None, Some(now.wall));
+        link.heard = now.time;
         for claimant in &link.claimants {
             let Some(Some(peer)) = self.peers.get_mut(claimant.0 as usize) else { continue };
             (peer.active, peer.attempts) = (index, 0);

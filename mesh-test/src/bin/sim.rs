@@ -141,11 +141,11 @@ fn many((first, end): (u64, u64), options: &Options) -> ExitCode {
     json["seconds"] = seconds.into();
     json["runs_per_second"] = (total.runs as f64 / seconds).into();
     println!("{json}");
-    if let Some(file) = &options.matrix {
-        if let Err(error) = std::fs::write(file, total.matrix(&format!("{first}..{end}"))) {
-            eprintln!("{file}: {error}");
-            return ExitCode::from(2);
-        }
+    if let Some(file) = &options.matrix
+        && let Err(error) = std::fs::write(file, total.matrix(&format!("{first}..{end}")))
+    {
+        eprintln!("{file}: {error}");
+        return ExitCode::from(2);
     }
     if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,9 +10,9 @@ use mesh_core::policy::{
 };
 use mesh_core::{
     ClusterName, CrossClusterDefault, Endpoint, EndpointPort, EndpointSlice, ExportTraffic, Grant, Key, NamePattern, Namespace,
-    NamespaceName, Node, NodeId, NodeLink, ObjectName, Prefix, Protocol, PublicKey, Requirement, Resource, SecretKey, Selector, Service,
-    ServiceExport, ServiceId, ServiceKind, ServicePattern, ServicePort, SessionAffinity, Settings, Traffic, WallTime, WireGuardKey,
-    Workload, WorkloadId,
+    NamespaceName, Node, NodeId, NodeLink, ObjectName, Prefix, Protocol, PublicKey, Requirement, Resource, SecretKey, Selector,
+    Service, ServiceExport, ServiceId, ServiceKind, ServicePattern, ServicePort, SessionAffinity, Settings, Traffic, WallTime,
+    WireGuardKey, Workload, WorkloadId,
 };
 
 use super::script::FleetSpec;
@@ -45,6 +45,8 @@ pub struct Cluster {
     pub name: ClusterName,
     /// The key that its newest grant names.
     pub key: SecretKey,
+    /// The key that its newest grant names as the next one.
+    pub next_key: Option<SecretKey>,
     /// Its newest grant.
     pub grant: Arc<Grant>,
     /// The first epoch that counts.
@@ -128,6 +130,7 @@ impl Fleet {
             let mut own = Cluster {
                 name: cluster.clone(),
                 key,
+                next_key: None,
                 grant,
                 revoked: 0,
                 log: Vec::new(),
@@ -284,7 +287,8 @@ impl Cluster {
     /// Returns the endpoints of the service: the workloads of `shop` that are labelled so.
     fn endpoints(&self) -> Resource {
         let ports = vec![EndpointPort { name: None, protocol: Protocol::Udp, port: Some(PORTS[1]) }];
-        let backends = self.slots.iter().enumerate().filter_map(|(slot, placed)| placed.filter(|p| slot % 2 == 0 && p.label == 1));
+        let backends =
+            self.slots.iter().enumerate().filter_map(|(slot, placed)| placed.filter(|p| slot % 2 == 0 && p.label == 1));
         let endpoint = |placed: Placed| Endpoint {
             addresses: vec![placed.address],
             ready: true,
@@ -328,7 +332,7 @@ impl Cluster {
             5 => (Some(vec![rule(peer(Some(tier(2)), Some(app(2))), Some(PORTS[2]))]), Some(vec![NetworkPolicyRule::default()])),
             _ => (Some(vec![NetworkPolicyRule::default()]), None),
         };
-        let subject = if variant % 2 == 0 { Selector::ALL } else { app(variant as usize) };
+        let subject = if variant.is_multiple_of(2) { Selector::ALL } else { app(variant as usize) };
         let policy = NetworkPolicy { scope, namespace, name: policy, subject, ingress, egress };
         self.set(Resource::NetworkPolicy(Arc::new(policy)));
     }
@@ -374,6 +378,7 @@ pub fn grant(c: usize, cluster: &ClusterName, key: &SecretKey, epoch: u64) -> Gr
     Grant {
         cluster: cluster.clone(),
         key: Some(key.public()),
+        next_key: None,
         prefixes: vec![prefix(10)],
         service_prefixes: vec![prefix(100)],
         namespaces: NAMESPACES[..2].iter().map(|namespace| NamePattern((*namespace).into())).collect(),

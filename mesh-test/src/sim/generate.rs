@@ -11,7 +11,7 @@ const THEMES: &[&[Action]] = &[
     &[Action::StoreDown, Action::StoreUp, Action::Wipe, Action::Backup, Action::Restore, Action::Mirror, Action::Replay],
     &[Action::Crash, Action::Start, Action::Amnesia, Action::Skew],
     &[Action::Lie, Action::Stranger, Action::Replay, Action::Forge],
-    &[Action::Revoke, Action::Regrant, Action::End, Action::Part],
+    &[Action::Revoke, Action::Regrant, Action::End, Action::Rotate, Action::Rotate, Action::Part],
     &[Action::Reuse, Action::Part, Action::Crash, Action::Wipe, Action::Backup, Action::Restore],
 ];
 /// Life goes on in every seed.

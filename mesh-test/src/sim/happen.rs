@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use mesh_core::{Bytes, Event};
 
-use super::node::{Start, store};
+use super::node::{Life, Start, store};
 use super::store::{Path, Reader};
 use super::world::{Due, MS, Promise, SECOND, World};
 
@@ -19,12 +19,14 @@ impl World<'_> {
         let cluster = self.nodes[n].spec.cluster;
         let publishes = self.fleet.clusters[cluster].nodes[0] == n;
         // Seconds of a clock that nobody turns back: never used twice.
-        let incarnation = publishes.then(|| 1 + self.now / MS);
-        let key = self.fleet.clusters[cluster].key.clone();
-        let started = self.nodes[n].start(&self.fleet, how, incarnation.map(|incarnation| (incarnation, &key)), self.now);
+        let own = &self.fleet.clusters[cluster];
+        let (key, next_key) = (own.key.clone(), own.next_key.clone());
+        let life = publishes.then(|| Life { incarnation: 1 + self.now / MS, key, next_key });
+        let started = self.nodes[n].start(&self.fleet, how, life, self.now);
         if let Err(what) = started {
             return self.fail(Promise::Verdict, format!("node {n}: {what}"));
         }
+        self.started_at[n] = self.now;
         self.say(|| format!("node {n} starts ({how:?})"));
         let delay = self.rng.between(MS, 20 * MS);
         self.schedule(self.now + delay, Due::Api(n));
@@ -32,6 +34,18 @@ impl World<'_> {
         self.tails[tail].all = true;
         self.wake_tail(tail);
         self.plan_wake(n);
+    }
+
+    /// Sets a node's wall clock; an agent looks at its clock several times a second, so that it is noticed at once.
+    pub(super) fn set_clock(&mut self, n: usize, skew: i64) {
+        if std::mem::replace(&mut self.nodes[n].skew, skew) == skew {
+            return;
+        }
+        let now = self.nodes[n].now(self.now);
+        if let Some(live) = self.nodes[n].live.as_mut() {
+            live.look_at_clock(now);
+            self.settle(n);
+        }
     }
 
     /// Has a node's clock wake it when something is due.
@@ -58,6 +72,7 @@ impl World<'_> {
             live.engine.handle_timeout(now, &mut live.out);
         }
         while live.engine.poll_flow().is_some() {}
+        while live.engine.poll_want().is_some() {}
         self.settle(n);
     }
 
@@ -95,9 +110,9 @@ impl World<'_> {
     }
 
     /// Puts a record into a store; its readers hear of it soon.
-    pub(super) fn put(&mut self, store: usize, path: Path, bytes: Bytes) {
-        if self.stores[store].put(path.clone(), bytes) {
-            self.changed(store, &path);
+    pub(super) fn put(&mut self, store: usize, path: &Path, bytes: &Bytes) {
+        if self.stores[store].put(path, bytes) {
+            self.changed(store, path);
         }
     }
 
@@ -217,7 +232,7 @@ impl World<'_> {
                 }
                 _ => bytes,
             };
-            self.put(to, target, bytes);
+            self.put(to, &target, &bytes);
         }
     }
 
@@ -234,7 +249,7 @@ impl World<'_> {
         let records: Vec<(Path, Bytes)> =
             waiting.into_iter().filter_map(|path| Some((path.clone(), publishing.signed.get(&path)?.clone()))).collect();
         for (path, bytes) in records {
-            self.put(cluster, path, bytes);
+            self.put(cluster, &path, &bytes);
         }
     }
 
@@ -249,14 +264,14 @@ impl World<'_> {
         let packets: Vec<Vec<u8>> = live.out.packets.iter().map(<[u8]>::to_vec).collect();
         live.out.clear();
         for (to, bytes) in datagrams {
-            self.leave(n, to, bytes);
+            self.leave(n, to, &bytes);
         }
         for packet in packets {
             self.deliver(n, n, &packet);
         }
     }
 
-    fn leave(&mut self, n: usize, to: SocketAddr, bytes: Box<[u8]>) {
+    fn leave(&mut self, n: usize, to: SocketAddr, bytes: &[u8]) {
         let spec = &self.nodes[n].spec;
         let own = spec.address;
         let Some(far) = self.nodes.iter().position(|node| node.spec.address.ip() == to.ip()) else { return };
@@ -266,15 +281,15 @@ impl World<'_> {
             return;
         }
         if self.seen.len() < MAX_SEEN {
-            self.seen.push((from, to, bytes.clone()));
+            self.seen.push((from, to, bytes.into()));
         } else {
             let place = self.rng.place(MAX_SEEN * 4);
             if let Some(seen) = self.seen.get_mut(place) {
-                *seen = (from, to, bytes.clone());
+                *seen = (from, to, bytes.into());
             }
         }
         for way in self.net.ways(self.now, (n, far), bytes.len(), &mut self.rng) {
-            self.schedule(way.at, Due::Datagram { origin: n, from, to, bytes: bytes.clone() });
+            self.schedule(way.at, Due::Datagram { origin: n, from, to, bytes: bytes.into() });
         }
     }
 
@@ -290,6 +305,15 @@ impl World<'_> {
         let mut datagrams = mesh_wireguard::batch::Datagrams::new();
         datagrams.push(from, bytes);
         live.engine.handle_udp(&datagrams, now, &mut live.out);
+        if self.trace {
+            let (index, refused) =
+                (u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]), live.engine.stats().engine.refused);
+            println!(
+                "{:>12.3} ms    {origin} -> {n}: kind {} index {index:x}, {refused:?}",
+                self.now as f64 / MS as f64,
+                bytes[0]
+            );
+        }
         let packets: Vec<Vec<u8>> = live.out.packets.iter().map(<[u8]>::to_vec).collect();
         live.out.packets.clear();
         for packet in packets {
@@ -304,7 +328,7 @@ impl World<'_> {
         for store in 0..self.stores.len() {
             if self.stores[store].up {
                 for (path, bytes) in &records {
-                    self.put(store, path.clone(), bytes.clone());
+                    self.put(store, path, bytes);
                 }
             }
         }
@@ -342,4 +366,3 @@ impl World<'_> {
 
 /// How long after the faults are over a revocation must be effective everywhere.
 pub(super) const REVOKED: u64 = 5 * SECOND;
-

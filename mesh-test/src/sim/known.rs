@@ -9,7 +9,8 @@ use std::sync::Arc;
 use mesh_core::policy::PolicyScope;
 use mesh_core::record::Opened;
 use mesh_core::{
-    ClusterName, Grant, Key, NodeId, Prefix, PublicKey, Record, RecordKey, Resource, RootRecord, State, Statement, Version, WallTime,
+    ClusterName, Grant, Key, NodeId, Prefix, PublicKey, Record, RecordKey, Resource, RootRecord, State, Statement, Version,
+    WallTime,
 };
 
 use super::fleet;
@@ -61,18 +62,26 @@ impl Told {
         self.deciding(now).filter(|grant| grant.epoch >= self.revoked && grant.is_valid_at(now))
     }
 
-    /// Returns the records that count: of the key that the grant in force names, unless it was caught.
+    /// Returns the records that count: of the keys that the grant in force names, unless one was caught; of two about one thing
+    /// the newer, and of two of one version the later key's.
     fn records(&self, grant: &Grant) -> Vec<(&RecordKey, &Record, Version)> {
-        let Some(signer) = grant.key.and_then(|key| self.signers.get(&key)) else { return Vec::new() };
-        if signer.caught.iter().any(|epoch| epoch.is_none_or(|epoch| epoch >= grant.epoch)) {
+        let signers: Vec<&Signer> = grant.keys().filter_map(|key| self.signers.get(&key)).collect();
+        if signers.iter().flat_map(|signer| &signer.caught).any(|epoch| epoch.is_none_or(|epoch| epoch >= grant.epoch)) {
             return Vec::new();
         }
-        let sound = signer.lines.iter().filter(|(_, line)| line.versions.get(&line.newest).is_none_or(|twins| twins.len() < 2));
+        let mut newest: BTreeMap<&RecordKey, &Line> = BTreeMap::new();
+        for (key, line) in signers.iter().flat_map(|signer| &signer.lines) {
+            let counts = newest.entry(key).or_insert(line);
+            if line.newest >= counts.newest {
+                *counts = line;
+            }
+        }
+        let sound = newest.into_iter().filter(|(_, line)| line.versions.get(&line.newest).is_none_or(|twins| twins.len() < 2));
         sound.filter_map(|(key, line)| Some((key, record(&line.record)?, line.newest))).collect()
     }
 
     fn epoch_of(&self, key: &PublicKey) -> Option<u64> {
-        self.grants.iter().filter(|(grant, _)| grant.key.as_ref() == Some(key)).map(|(grant, _)| grant.epoch).max()
+        self.grants.iter().filter(|(grant, _)| grant.keys().any(|named| named == *key)).map(|(grant, _)| grant.epoch).max()
     }
 }
 
@@ -123,8 +132,8 @@ impl Known {
                     return;
                 }
                 told.grants.push((grant.clone(), opened.digest));
-                if let Some(signer) = grant.key.and_then(|key| told.signers.get_mut(&key)) {
-                    for caught in &mut signer.caught {
+                for key in grant.keys() {
+                    for caught in told.signers.get_mut(&key).into_iter().flat_map(|signer| &mut signer.caught) {
                         caught.get_or_insert(grant.epoch);
                     }
                 }
@@ -146,7 +155,7 @@ impl Known {
     pub fn saved(&self) -> Known {
         let mut saved = Known { plain: BTreeMap::new(), ..self.clone() };
         for told in saved.clusters.values_mut() {
-            let named: BTreeSet<PublicKey> = told.grants.iter().filter_map(|(grant, _)| grant.key).collect();
+            let named: BTreeSet<PublicKey> = told.grants.iter().flat_map(|(grant, _)| grant.keys()).collect();
             told.signers.retain(|key, _| named.contains(key));
             for line in told.signers.values_mut().flat_map(|signer| signer.lines.values_mut()) {
                 let newest = line.newest;
@@ -212,7 +221,12 @@ pub enum Believed<'a> {
 }
 
 /// Puts what the records of another cluster say, and its grant allows, into `facts`.
-fn believe<'a>(grant: &Grant, records: &[(&RecordKey, &'a Record, Version)], now: WallTime, facts: &mut BTreeMap<Key, Believed<'a>>) {
+fn believe<'a>(
+    grant: &Grant,
+    records: &[(&RecordKey, &'a Record, Version)],
+    now: WallTime,
+    facts: &mut BTreeMap<Key, Believed<'a>>,
+) {
     let mut newest_first: Vec<_> = records.iter().collect();
     newest_first.sort_by_key(|(key, _, version)| (std::cmp::Reverse(*version), *key));
     let all = || newest_first.iter().flat_map(|(_, record, _)| &record.resources);

@@ -1,8 +1,8 @@
 //! Clusters that lie with their own key, and strangers who sign for others: all of it lands in the stores.
 
 use mesh_core::{
-    Bytes, Labels, Lease, Namespace, Node, NodeId, NodeLink, Record, RecordKey, Resource, SecretKey, Version, WallTime, Workload,
-    WorkloadId, WireGuardKey,
+    Bytes, Labels, Lease, Namespace, Node, NodeId, NodeLink, Record, RecordKey, Resource, SecretKey, Version, WallTime,
+    WireGuardKey, Workload, WorkloadId,
 };
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl World<'_> {
     pub(super) fn replay(&mut self, cluster: usize, store: usize, which: usize) {
         let history = &self.stores[cluster].history;
         let Some((path, bytes)) = history.get(which % history.len().max(1)).cloned() else { return };
-        self.put(store, path, bytes);
+        self.put(store, &path, &bytes);
     }
 
     fn plant(&mut self, cluster: usize, record: &Record, key: &SecretKey, place: usize) {
@@ -45,7 +45,7 @@ impl World<'_> {
         let Ok(bytes) = signed else { return };
         // A twin needs a place of its own, or the store would forget the other one.
         let path = Path::new(Some(cluster), format!("{}+{place}", record.key));
-        self.put(cluster, path, bytes);
+        self.put(cluster, &path, &bytes);
     }
 
     fn lies(&mut self, c: usize, how: u32, about: usize, version: Version) -> Vec<Record> {
@@ -69,7 +69,9 @@ impl World<'_> {
             })
         };
         let id = NodeId { cluster: own.clone(), name: node("n0") };
-        let thief = |prefix| Resource::Node(Node { id: id.clone(), labels: Labels::default(), addresses: Vec::new(), prefixes: vec![prefix] });
+        let thief = |prefix| {
+            Resource::Node(Node { id: id.clone(), labels: Labels::default(), addresses: Vec::new(), prefixes: vec![prefix] })
+        };
         let twin = |text: &str| {
             let labels = [("tier", text)].into_iter().collect();
             Resource::Namespace(Namespace { cluster: own.clone(), name: shop.clone(), labels })
@@ -78,14 +80,20 @@ impl World<'_> {
         match how % LIES {
             // Another cluster's address, under its own name; the namespace that nobody has; another node's address.
             0 => vec![record(slice, vec![workload("shop", address(about, 0, 10))])],
-            1 => vec![record(RecordKey::Slice("secret".parse().expect("a name"), node("n0")), vec![workload("secret", address(c, 0, 99))])],
+            1 => vec![record(
+                RecordKey::Slice("secret".parse().expect("a name"), node("n0")),
+                vec![workload("secret", address(c, 0, 99))],
+            )],
             2 => vec![record(slice, vec![workload("shop", address(c, 200, 10))])],
             // Another cluster's prefix as its node's.
             3 => vec![record(RecordKey::Node(node("n0")), vec![thief(foreign)])],
             // A lease of tomorrow.
             4 => {
                 let issued = now + Duration::from_secs(86_400);
-                vec![record(RecordKey::Lease, vec![Resource::Lease(Lease { cluster: own.clone(), issued, ttl_seconds: u32::MAX })])]
+                vec![record(
+                    RecordKey::Lease,
+                    vec![Resource::Lease(Lease { cluster: own.clone(), issued, ttl_seconds: u32::MAX })],
+                )]
             }
             // Two records of one version.
             5 => ["t1", "t2"].map(|text| record(RecordKey::Namespace(shop.clone()), vec![twin(text)])).into(),
@@ -105,8 +113,13 @@ impl World<'_> {
             }
             // A key of nobody for its own node; a workload of its own that is not there.
             10 => {
-                let link =
-                    NodeLink { id: id.clone(), key: WireGuardKey([99; 32]), next_key: None, endpoints: Vec::new(), overlay: Vec::new() };
+                let link = NodeLink {
+                    id: id.clone(),
+                    key: WireGuardKey([99; 32]),
+                    next_key: None,
+                    endpoints: Vec::new(),
+                    overlay: Vec::new(),
+                };
                 vec![record(RecordKey::Node(node("n0")), vec![Resource::NodeLink(link)])]
             }
             _ => vec![record(slice, vec![workload("shop", address(c, 0, 97))])],

@@ -91,7 +91,9 @@ impl Network {
 
     /// Tells whether the NAT of a node lets a datagram to `port` from `far` in.
     pub fn enters(&self, node: usize, port: u16, far: SocketAddr, now: u64) -> bool {
-        self.mappings.get(&node).is_some_and(|mapping| mapping.port == port && mapping.far.get(&far).is_some_and(|end| now < *end))
+        self.mappings
+            .get(&node)
+            .is_some_and(|mapping| mapping.port == port && mapping.far.get(&far).is_some_and(|end| now < *end))
     }
 
     /// Makes the NATs forget.

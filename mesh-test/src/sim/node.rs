@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_core::record::Opened;
 use mesh_core::{
-    Bytes, Change, Event, FlowRecord, Key, Now, Publisher, RecordKey, Resource, SecretKey, SourceId, State, StateConfig, Time, Trust,
-    WallTime,
+    Bytes, Change, Event, FlowRecord, Key, NodeId, Now, Publisher, RecordKey, Resource, SecretKey, SourceId, State, StateConfig,
+    Time, Trust, WallTime,
 };
 use mesh_dataplane::{Actual, Op, Planner, Reconciler, Scope, ServiceTable, Tunnel, TunnelError};
 use mesh_policy::Compiler;
@@ -57,6 +57,8 @@ pub struct Live {
     pub publisher: Option<Publishing>,
     /// When it wakes by itself next.
     pub wake: u64,
+    /// When it let go of each peer last: of one behind a NAT it hears again only when that one calls.
+    pub dropped: BTreeMap<NodeId, u64>,
     /// Nothing was compared with the model since the state changed.
     pub unchecked: bool,
     compiler: Compiler,
@@ -82,6 +84,7 @@ struct SimTunnel<'a> {
     engine: &'a mut Engine<SimSession>,
     out: &'a mut Output,
     actual: &'a mut Actual,
+    dropped: &'a mut BTreeMap<NodeId, u64>,
     now: Now,
 }
 
@@ -113,6 +116,7 @@ impl Tunnel for SimTunnel<'_> {
                     actual.routes.remove(&prefix);
                 }
                 Op::DelPeer(node) => {
+                    self.dropped.insert(node.clone(), self.now.time.as_nanos() - STEADY);
                     actual.peers.remove(&node);
                     actual.routes.retain(|_, to| *to != node);
                 }
@@ -124,6 +128,16 @@ impl Tunnel for SimTunnel<'_> {
     fn poll_flow(&mut self) -> Option<FlowRecord> {
         self.engine.poll_flow()
     }
+}
+
+/// A publisher's life: a fencing token, and the keys that it signs with.
+pub struct Life {
+    /// Never used before.
+    pub incarnation: u64,
+    /// The cluster's key.
+    pub key: SecretKey,
+    /// The key that it goes on with.
+    pub next_key: Option<SecretKey>,
 }
 
 /// How a node starts.
@@ -173,12 +187,11 @@ impl SimNode {
     ///
     /// # Errors
     /// Returns an error where a good snapshot of its own is not taken, or a damaged one is.
-    pub fn start(&mut self, fleet: &Fleet, how: Start, incarnation: Option<(u64, &SecretKey)>, at: u64) -> Result<(), String> {
+    pub fn start(&mut self, fleet: &Fleet, how: Start, life: Option<Life>, at: u64) -> Result<(), String> {
         let now = self.now(at);
         self.clock.store(now.time.as_nanos(), Ordering::Relaxed);
         let trust = Trust::Signed { root: fleet::root_key_public(), cluster: self.spec.id.cluster.clone() };
-        let config =
-            StateConfig { fleet: "sim".into(), trust, settings: fleet.settings.clone(), domains: BTreeMap::new() };
+        let config = StateConfig { fleet: "sim".into(), trust, settings: fleet.settings.clone(), domains: BTreeMap::new() };
         let mut state = State::new(config);
         let mut known = Known::default();
         let mut pending = Change::default();
@@ -204,10 +217,11 @@ impl SimNode {
             }
             (None, _) => {}
         }
-        let publisher = incarnation.map(|(incarnation, key)| {
+        let publisher = life.map(|Life { incarnation, key, next_key }| {
             let (cluster, root) = (self.spec.id.cluster.clone(), fleet::root_key_public());
             let restored = Publisher::restore(cluster.clone(), key.clone(), root, incarnation, &self.memory);
-            let publisher = restored.unwrap_or_else(|_| Publisher::new(cluster, key.clone(), root, incarnation));
+            let mut publisher = restored.unwrap_or_else(|_| Publisher::new(cluster, key, root, incarnation));
+            next_key.into_iter().for_each(|key| publisher.set_next_key(key));
             Publishing { publisher, signed: BTreeMap::new(), waiting: BTreeSet::new() }
         });
         self.live = Some(Box::new(Live {
@@ -219,6 +233,7 @@ impl SimNode {
             programmed: false,
             publisher,
             wake: 0,
+            dropped: BTreeMap::new(),
             unchecked: true,
             compiler: Compiler::new(),
             planner: Planner::new(self.spec.id.clone(), Scope::Node),
@@ -274,6 +289,13 @@ pub fn path_of(cluster: usize, key: &RecordKey) -> Path {
     Path::new(Some(cluster), key.to_string())
 }
 
+impl Publishing {
+    /// Gives the publisher the key that it goes on with.
+    pub fn set_next_key(&mut self, key: SecretKey) {
+        self.publisher.set_next_key(key);
+    }
+}
+
 impl Live {
     /// Tells the state an event.
     pub fn apply(&mut self, event: Event, now: Now) {
@@ -282,10 +304,19 @@ impl Live {
         self.take(change, signed);
     }
 
+    /// Notes what the time is, whatever is due.
+    pub fn look_at_clock(&mut self, now: Now) {
+        let change = self.state.handle_timeout(now);
+        self.take(change, true);
+    }
+
     fn take(&mut self, change: Change, signed: bool) {
         self.unpublished = true;
         self.snapshot_due |= signed && !change.dirty.is_empty();
         self.unchecked = true;
+        if let Some(publishing) = &mut self.publisher {
+            publishing.publisher.note(&change);
+        }
         self.pending.dirty.extend(change.dirty);
     }
 
@@ -298,6 +329,9 @@ impl Live {
     /// Reads what its API says since it was last asked; at first everything, of two sources.
     pub fn read_api(&mut self, facts: &BTreeMap<Key, Resource>, log: &[(Key, Option<Resource>)], now: Now) {
         let source = |key: &Key| if matches!(key, Key::NodeLink(_)) { inbox() } else { manifests() };
+        if self.told == usize::MAX {
+            return;
+        }
         if !self.state.is_synced(&manifests()) {
             self.known.plain.clone_from(facts);
             for id in [manifests(), inbox()] {
@@ -344,8 +378,8 @@ impl Live {
         let change = std::mem::take(&mut self.pending);
         let policy = self.compiler.update(&self.state, &change).clone();
         let plan = self.planner.plan_with(&self.state, &policy, Arc::<ServiceTable>::default());
-        let Live { engine, out, actual, .. } = self;
-        let mut tunnel = SimTunnel { engine, out, actual, now };
+        let Live { engine, out, actual, dropped, .. } = self;
+        let mut tunnel = SimTunnel { engine, out, actual, dropped, now };
         self.reconciler.run(&plan, &mut tunnel, now.time).map_err(|errors| format!("steps failed: {errors:?}"))?;
         self.programmed = true;
         Ok(())

@@ -1,6 +1,6 @@
 //! Packets of workloads: sent, delivered, and judged by the model.
 
-use mesh_core::{Direction, FiveTuple, Located, Protocol};
+use mesh_core::{Direction, FiveTuple, Located, Protocol, RuleName, State, Verdict};
 use mesh_policy::naive;
 
 use super::fleet::{PORTS, Placed};
@@ -38,9 +38,7 @@ impl World<'_> {
         live.engine.handle_tun(&packets, now, &mut live.out);
         let passed = live.out.datagrams.len() > before || !live.out.packets.is_empty();
         if passed && live.state.poll_timeout().is_none_or(|due| due > now.time) {
-            let opened = if note.answer { tuple.reversed() } else { *tuple };
-            let direction = if note.answer { Direction::Ingress } else { Direction::Egress };
-            let verdict = naive::decide(&live.state, &opened, direction);
+            let verdict = judge(&live.state, tuple, note, Direction::Egress);
             if !verdict.is_allow() {
                 self.fail(Promise::Verdict, format!("node {n} sent {tuple}, and the model says {verdict}"));
             }
@@ -68,8 +66,7 @@ impl World<'_> {
         let now = self.nodes[n].now(self.now);
         let Some(live) = self.nodes[n].live.as_ref() else { return };
         if live.state.poll_timeout().is_none_or(|due| due > now.time) {
-            let direction = if note.answer { Direction::Egress } else { Direction::Ingress };
-            let verdict = naive::decide(&live.state, &opened, direction);
+            let verdict = judge(&live.state, &tuple, note, Direction::Ingress);
             if !verdict.is_allow() {
                 return self.fail(Promise::Verdict, format!("node {n} delivered {tuple}, and the model says {verdict}"));
             }
@@ -99,8 +96,24 @@ impl World<'_> {
                 && self.now > at.max(healthy) + REVOKED
             {
                 let since = (self.now - at) / MS;
-                self.fail(Promise::Revoked, format!("node {n} delivered {tuple}, {since} ms after cluster c{cluster} was revoked"));
+                self.fail(
+                    Promise::Revoked,
+                    format!("node {n} delivered {tuple}, {since} ms after cluster c{cluster} was revoked"),
+                );
             }
         }
     }
+}
+
+/// Returns the model's verdict on a packet at the end where it goes out or comes in. An answer belongs to the flow that it
+/// answers; where that is not allowed (any more), a datagram may still be the first of a flow in its own direction.
+fn judge(state: &State, tuple: &FiveTuple, note: Note, direction: Direction) -> Verdict<RuleName> {
+    let opposite = if direction == Direction::Egress { Direction::Ingress } else { Direction::Egress };
+    if note.answer {
+        let verdict = naive::decide(state, &tuple.reversed(), opposite);
+        if verdict.is_allow() {
+            return verdict;
+        }
+    }
+    naive::decide(state, tuple, direction)
 }

@@ -130,6 +130,8 @@ actions! {
     Revoke "revoke" Some("revocation");
     /// The root grants anew, with a new key and epoch: cluster.
     Regrant "regrant" Some("new grant with another key");
+    /// The key of a cluster changes with an overlap: a first time names the next key, a second time lets go of the old one: cluster.
+    Rotate "rotate" Some("cluster key rotated");
     /// The root replaces a cluster's grant by one that ends soon: cluster, seconds.
     End "end" Some("grant ends");
     /// Nothing is asked for a while: seconds.
@@ -138,6 +140,8 @@ actions! {
     Probe "probe" None;
     /// So many packets between random workloads: how many.
     Burst "burst" None;
+    /// Something no node may do, for the simulator's own tests: node, 0 it stops to read its API, 1 it believes what nobody told.
+    Break "break" None;
     /// Everything heals; two seconds later everything that is allowed, and nothing else, is delivered.
     Quiet "quiet" None;
 }

@@ -25,6 +25,8 @@ const KEEPALIVE: u64 = 10 * SECOND;
 /// The shortest time between two initiations of a session's own (REKEY_TIMEOUT), and how long it tries (REKEY_ATTEMPT_TIME).
 const RETRY: u64 = 5 * SECOND;
 const ATTEMPTS: u64 = 90 * SECOND;
+/// The handshakes whose keys are kept.
+const MAX_KEYS: usize = 8;
 /// The packets that wait for a handshake.
 const MAX_WAITING: usize = 16;
 
@@ -66,12 +68,14 @@ pub struct SimSession {
     index: u32,
     generation: u32,
     clock: Clock,
-    current: Option<Keys>,
-    previous: Option<Keys>,
-    /// Answered, and not yet used by the peer.
-    next: Option<Keys>,
+    /// The keys of the latest handshakes, begun or answered: by each of them something may still come.
+    keys: VecDeque<Keys>,
+    /// The local index of the keys that are used: the newest that the peer is known to have.
+    current: Option<u32>,
     /// The index of the initiation that waits for its answer, and since when.
     initiated: Option<(u32, u64)>,
+    /// The one before it: its answer may still be on the way.
+    initiated_before: Option<(u32, u64)>,
     /// Since when a handshake has been tried without an end.
     trying: Option<u64>,
     last_initiation: u64,
@@ -89,9 +93,13 @@ impl SimSession {
         self.clock.load(Ordering::Relaxed)
     }
 
+    /// Returns the tag of what this side sends: it binds the sender's part, so that nothing can be sent back to who sent it.
     fn tag(&self, salt: u64, bytes: &[u8]) -> u64 {
-        let (a, b) = if self.own.0 < self.peer.0 { (&self.own.0, &self.peer.0) } else { (&self.peer.0, &self.own.0) };
-        digest(digest(digest(0x005e_c2e7 ^ salt, a), b), bytes)
+        digest(digest(digest(0x005e_c2e7 ^ salt, &self.own.0), &self.peer.0), bytes)
+    }
+
+    fn tag_of_peer(&self, salt: u64, bytes: &[u8]) -> u64 {
+        digest(digest(digest(0x005e_c2e7 ^ salt, &self.peer.0), &self.own.0), bytes)
     }
 
     fn fresh(&mut self) -> u32 {
@@ -99,14 +107,27 @@ impl SimSession {
         self.index << 8 | self.generation
     }
 
-    fn usable(&self) -> bool {
+    fn place(&self, local: u32) -> Option<usize> {
         let now = self.now();
-        self.current.as_ref().is_some_and(|keys| now.saturating_sub(keys.born) < REJECT)
+        self.keys.iter().position(|keys| keys.local == local && now.saturating_sub(keys.born) < REJECT)
+    }
+
+    /// Returns the place of the keys that are used, while they may be.
+    fn usable(&self) -> Option<usize> {
+        self.place(self.current?)
+    }
+
+    fn add(&mut self, keys: Keys) {
+        if self.keys.len() >= MAX_KEYS {
+            self.keys.pop_front();
+        }
+        self.keys.push_back(keys);
     }
 
     fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Step {
         let now = self.now();
-        let Some(keys) = &mut self.current else { return Step::Idle };
+        let Some(place) = self.usable() else { return Step::Idle };
+        let keys = &mut self.keys[place];
         let len = packet.len() + DATA_OVERHEAD;
         out[..8].copy_from_slice(&header(4, keys.remote));
         out[8..16].copy_from_slice(&keys.sent.to_le_bytes());
@@ -131,7 +152,7 @@ impl SimSession {
 
     fn take_initiation(&mut self, datagram: &[u8], out: &mut [u8]) -> Step {
         let stamp = u64::from_le_bytes(datagram[72..80].try_into().expect("an initiation is longer"));
-        if self.tag(0, &datagram[..80]).to_le_bytes() != datagram[80..88] {
+        if self.tag_of_peer(0, &datagram[..80]).to_le_bytes() != datagram[80..88] {
             return Step::Refused(Refusal::Unauthentic);
         }
         if stamp <= self.latest_stamp {
@@ -140,7 +161,7 @@ impl SimSession {
         self.latest_stamp = stamp;
         let (local, remote, born) = (self.fresh(), word(datagram, 4), self.now());
         let salt = stamp ^ mix(u64::from(local) << 32 | u64::from(remote));
-        self.next = Some(Keys { local, remote, salt, born, began: false, sent: 0, highest: 0, window: 0 });
+        self.add(Keys { local, remote, salt, born, began: false, sent: 0, highest: 0, window: 0 });
         self.heard();
         out[..8].copy_from_slice(&header(2, local));
         out[8..12].copy_from_slice(&remote.to_le_bytes());
@@ -152,12 +173,12 @@ impl SimSession {
     }
 
     fn take_response(&mut self, datagram: &[u8], receiver: u32, out: &mut [u8]) -> Step {
-        if self.tag(0, &datagram[..12]).to_le_bytes() != datagram[12..20] {
+        if self.tag_of_peer(0, &datagram[..12]).to_le_bytes() != datagram[12..20] {
             return Step::Refused(Refusal::Unauthentic);
         }
-        let stamp = match self.initiated {
-            Some((index, stamp)) if index == receiver => stamp,
-            _ => return Step::Refused(Refusal::NoSession),
+        let mut initiated = [self.initiated, self.initiated_before].into_iter().flatten();
+        let Some((_, stamp)) = initiated.find(|(index, _)| *index == receiver) else {
+            return Step::Refused(Refusal::NoSession);
         };
         let remote = word(datagram, 4);
         let keys = Keys {
@@ -170,8 +191,9 @@ impl SimSession {
             highest: 0,
             window: 0,
         };
-        self.previous = self.current.replace(keys);
-        (self.initiated, self.trying) = (None, None);
+        self.add(keys);
+        self.current = Some(receiver);
+        (self.initiated, self.initiated_before, self.trying) = (None, None, None);
         self.heard();
         // What waited goes first and confirms the keys; a keepalive does where nothing waited.
         let packet = self.waiting.pop_front().unwrap_or_default();
@@ -181,28 +203,16 @@ impl SimSession {
     fn take_data(&mut self, datagram: &[u8], receiver: u32, out: &mut [u8]) -> Step {
         let now = self.now();
         let end = datagram.len() - 16;
-        if self.next.as_ref().is_some_and(|keys| keys.local == receiver) {
-            let salt = self.next.as_ref().map_or(0, |keys| keys.salt);
-            if self.tag(salt, &datagram[..end]).to_le_bytes() != datagram[end..end + 8] {
-                return Step::Refused(Refusal::Unauthentic);
-            }
-            self.previous = self.current.take();
-            self.current = self.next.take();
-            self.trying = None;
-        }
-        let of = |keys: &&Keys| keys.local == receiver && now.saturating_sub(keys.born) < REJECT;
-        let is_current = self.current.as_ref().filter(of).is_some();
-        let Some(salt) = self.current.as_ref().filter(of).or(self.previous.as_ref().filter(of)).map(|keys| keys.salt) else {
-            return Step::Refused(Refusal::NoSession);
-        };
-        if self.tag(salt, &datagram[..end]).to_le_bytes() != datagram[end..end + 8] {
+        let Some(place) = self.place(receiver) else { return Step::Refused(Refusal::NoSession) };
+        if self.tag_of_peer(self.keys[place].salt, &datagram[..end]).to_le_bytes() != datagram[end..end + 8] {
             return Step::Refused(Refusal::Unauthentic);
         }
-        let keys = if is_current { self.current.as_mut() } else { self.previous.as_mut() };
-        let keys = keys.expect("the keys were found");
         let counter = u64::from_le_bytes(datagram[8..16].try_into().expect("a data message is longer")) + 1;
-        if !accept(keys, counter) {
+        if !accept(&mut self.keys[place], counter) {
             return Step::Refused(Refusal::Replayed);
+        }
+        if self.usable().is_none_or(|used| self.keys[used].born <= self.keys[place].born) {
+            (self.current, self.trying) = (Some(receiver), None);
         }
         self.heard();
         let packet = &datagram[16..end];
@@ -235,8 +245,8 @@ impl Session for SimSession {
     type Local = SimKey;
 
     fn encapsulate(&mut self, packet: &[u8], out: &mut [u8]) -> Step {
-        if self.usable() {
-            let (now, keys) = (self.now(), self.current.as_ref().expect("usable keys are there"));
+        if let Some(place) = self.usable() {
+            let (now, keys) = (self.now(), &self.keys[place]);
             if keys.began && now.saturating_sub(keys.born) >= REKEY {
                 self.trying.get_or_insert(now);
             }
@@ -257,7 +267,7 @@ impl Session for SimSession {
     fn decapsulate(&mut self, _source: IpAddr, datagram: &[u8], out: &mut [u8]) -> Step {
         if datagram.is_empty() {
             return match self.waiting.pop_front() {
-                Some(packet) if self.usable() => self.seal(&packet, out),
+                Some(packet) if self.usable().is_some() => self.seal(&packet, out),
                 _ => Step::Idle,
             };
         }
@@ -275,7 +285,8 @@ impl Session for SimSession {
             && now.saturating_sub(since) >= ATTEMPTS
         {
             (self.trying, self.initiated, self.unanswered) = (None, None, None);
-            (self.current, self.previous, self.next) = (None, None, None);
+            self.keys.clear();
+            self.current = None;
             self.waiting.clear();
             return Step::Refused(Refusal::Expired);
         }
@@ -286,7 +297,7 @@ impl Session for SimSession {
         if self.trying.is_some() && now.saturating_sub(self.last_initiation) >= RETRY {
             return self.handshake(out);
         }
-        if self.owed.is_some_and(|since| now.saturating_sub(since) >= KEEPALIVE) && self.usable() {
+        if self.owed.is_some_and(|since| now.saturating_sub(since) >= KEEPALIVE) && self.usable().is_some() {
             return self.seal(&[], out);
         }
         Step::Idle
@@ -295,7 +306,7 @@ impl Session for SimSession {
     fn handshake(&mut self, out: &mut [u8]) -> Step {
         let now = self.now();
         let index = self.fresh();
-        self.initiated = Some((index, now.max(1)));
+        self.initiated_before = self.initiated.replace((index, now.max(1)));
         self.trying.get_or_insert(now);
         self.last_initiation = now;
         self.last_sent = now;
@@ -320,10 +331,10 @@ impl LocalKey for SimKey {
             index,
             generation: 0,
             clock: self.clock.clone(),
+            keys: VecDeque::new(),
             current: None,
-            previous: None,
-            next: None,
             initiated: None,
+            initiated_before: None,
             trying: None,
             last_initiation: 0,
             last_sent: 0,

@@ -1,8 +1,9 @@
 //! The steps of a script: what each of them does to the world.
 
-use mesh_core::{RootRecord, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
+
+use mesh_core::{Event, RootRecord, SourceId, WallTime};
 
 use super::fleet::{self, DAWN, NAMESPACES};
 use super::node::Start;
@@ -62,7 +63,10 @@ impl World<'_> {
             Action::Dup => self.net.duplicates = a.min(90),
             Action::Jitter => self.net.jitter = u64::from(a.min(2_000)) * MS,
             Action::Mtu => self.net.mtu = a as usize,
-            Action::Rebind => self.net.rebind(),
+            Action::Rebind => {
+                self.net.rebind();
+                self.rebound_at = Some(self.now);
+            }
             Action::Forge => self.forge(node, b),
             Action::StoreDown => self.stores[cluster].up = false,
             Action::StoreUp => self.stores[cluster].up = true,
@@ -71,7 +75,8 @@ impl World<'_> {
             Action::Restore => self.wipe(cluster, false),
             Action::Mirror => {
                 let to = b as usize % clusters;
-                let mirror = self.tails.iter_mut().find(|tail| tail.from == cluster && tail.to == super::store::Reader::Mirror(to));
+                let mirror =
+                    self.tails.iter_mut().find(|tail| tail.from == cluster && tail.to == super::store::Reader::Mirror(to));
                 if let Some(mirror) = mirror {
                     mirror.mode = c;
                     let withheld = std::mem::take(&mut mirror.withheld);
@@ -89,13 +94,15 @@ impl World<'_> {
                 self.start_node(node, start(1 + b % 3));
             }
             Action::Skew => {
-                self.nodes[node].skew = (i64::from(b) - 10_000).clamp(-290, 290) * SECOND as i64;
+                let seconds = (i64::from(b) - 10_000).clamp(-290, 290);
+                self.set_clock(node, seconds * SECOND as i64);
             }
             Action::Lie => self.lie(cluster, b, c as usize % clusters),
             Action::Stranger => self.stranger(cluster, b),
             Action::Replay => self.replay(cluster, b as usize % clusters, c as usize),
             Action::Revoke => self.revoke(cluster),
             Action::Regrant => self.regrant(cluster),
+            Action::Rotate => self.rotate(cluster),
             Action::End => self.end_grant(cluster, b),
             Action::Warp => self.warp(u64::from(a) * SECOND),
             Action::Probe => self.probe(a as usize, b as usize, c),
@@ -107,12 +114,25 @@ impl World<'_> {
                     self.run_until(self.now + MS);
                 }
             }
+            Action::Break => self.break_node(node, b),
             Action::Quiet => self.quiet(),
         }
         if step.action.fault().is_some() {
             self.faults.insert(step.action);
         }
+        self.note_holders();
         self.note_health();
+    }
+
+    /// Notes which addresses were given up: for a while nobody else is published at them.
+    pub(super) fn note_holders(&mut self) {
+        let holders = self.fleet.workloads().into_iter().map(|(c, s, at)| (at.address, (c, s, at.label))).collect();
+        let before = std::mem::replace(&mut self.holders, holders);
+        for (address, holder) in before {
+            if self.holders.get(&address) != Some(&holder) {
+                self.freed.insert(address, self.now);
+            }
+        }
     }
 
     fn place(&mut self, step: &Step) {
@@ -137,7 +157,7 @@ impl World<'_> {
         }
         let (from, to) = (workloads[from % workloads.len()], workloads[to % workloads.len()]);
         if from != to {
-            let padding = if port % 2 == 0 { 0 } else { 1_200 };
+            let padding = if port.is_multiple_of(2) { 0 } else { 1_200 };
             self.send(&from, &to, port, padding);
         }
     }
@@ -177,17 +197,17 @@ impl World<'_> {
     /// Signs the newest grant of a cluster.
     pub(super) fn sign_grant(&mut self, cluster: usize) {
         let said = RootRecord::Grant(self.fleet.clusters[cluster].grant.clone());
-        self.sign(said, &format!("grant__c{cluster}"));
+        self.sign(&said, &format!("grant__c{cluster}"));
     }
 
-    fn sign(&mut self, said: RootRecord, name: &str) {
+    fn sign(&mut self, said: &RootRecord, name: &str) {
         let bytes = said.sign(&fleet::root_key()).expect("what the root says fits into a record");
         let path = Path::new(None, name);
         self.git.insert(path.clone(), bytes.clone());
         // A person puts it into the stores that answer; where none does, mirrors and the next push bring it.
         for store in 0..self.stores.len() {
             if self.stores[store].up && self.net.passes(0, store) {
-                self.put(store, path.clone(), bytes.clone());
+                self.put(store, &path, &bytes);
             }
         }
     }
@@ -196,7 +216,7 @@ impl World<'_> {
         self.serial += 1;
         self.fleet.fleet_policy = variant;
         let said = RootRecord::Policies { serial: self.serial, manifests: fleet::fleet_policies(variant) };
-        self.sign(said, "policies");
+        self.sign(&said, "policies");
     }
 
     fn revoke(&mut self, cluster: usize) {
@@ -204,13 +224,14 @@ impl World<'_> {
         own.revoked = own.grant.epoch + 1;
         let said = RootRecord::Revocation { cluster: own.name.clone(), epoch: own.revoked };
         self.revoked_at.entry(cluster).or_insert(self.now);
-        self.sign(said, &format!("revocation__c{cluster}"));
+        self.sign(&said, &format!("revocation__c{cluster}"));
     }
 
     fn regrant(&mut self, cluster: usize) {
         self.lives[cluster] += 1;
         let own = &mut self.fleet.clusters[cluster];
         own.key = fleet::cluster_key(cluster, self.lives[cluster]);
+        own.next_key = None;
         let epoch = (own.grant.epoch + 1).max(own.revoked);
         own.grant = Arc::new(fleet::grant(cluster, &own.name, &own.key, epoch));
         self.revoked_at.remove(&cluster);
@@ -223,6 +244,44 @@ impl World<'_> {
         if running {
             self.start_node(node, Start::Last);
         }
+    }
+
+    fn break_node(&mut self, node: usize, how: u32) {
+        let now = self.nodes[node].now(self.now);
+        let cluster = self.nodes[node].spec.cluster;
+        let ghost = self.fleet.clusters[cluster].workload(30, 0, 0, fleet::address(cluster, 0, 200));
+        let Some(live) = self.nodes[node].live.as_mut() else { return };
+        match how {
+            0 => live.told = usize::MAX,
+            _ => live.apply(Event::Set(SourceId("ghosts".into()), ghost), now),
+        }
+    }
+
+    fn rotate(&mut self, cluster: usize) {
+        let now = WallTime::from_unix_secs(DAWN) + Duration::from_nanos(self.now);
+        let own = &mut self.fleet.clusters[cluster];
+        let mut grant = (*own.grant).clone();
+        grant.not_before = now.max(grant.not_before + Duration::from_nanos(1));
+        match own.next_key.take() {
+            Some(next) => {
+                grant.key = Some(next.public());
+                grant.next_key = None;
+                own.key = next;
+            }
+            None => {
+                self.lives[cluster] += 1;
+                let next = fleet::cluster_key(cluster, self.lives[cluster]);
+                grant.next_key = Some(next.public());
+                own.next_key = Some(next);
+            }
+        }
+        own.grant = Arc::new(grant);
+        let (node, next) = (own.nodes[0], own.next_key.clone());
+        let publisher = self.nodes[node].live.as_mut().and_then(|live| live.publisher.as_mut());
+        if let (Some(publisher), Some(next)) = (publisher, next) {
+            publisher.set_next_key(next);
+        }
+        self.sign_grant(cluster);
     }
 
     fn end_grant(&mut self, cluster: usize, seconds: u32) {

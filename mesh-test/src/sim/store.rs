@@ -40,12 +40,12 @@ const HISTORY: usize = 64;
 
 impl Store {
     /// Puts a record; tells whether something is different now.
-    pub fn put(&mut self, path: Path, bytes: Bytes) -> bool {
+    pub fn put(&mut self, path: &Path, bytes: &Bytes) -> bool {
         match self.records.insert(path.clone(), bytes.clone()) {
-            Some(old) if old == bytes => false,
+            Some(old) if old == *bytes => false,
             Some(old) => {
                 if self.history.len() < HISTORY {
-                    self.history.push((path, old));
+                    self.history.push((path.clone(), old));
                 }
                 true
             }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mesh_core::{Bytes, FiveTuple};
 
@@ -90,14 +90,8 @@ pub enum Promise {
 
 impl Promise {
     /// Every promise.
-    pub const ALL: [Promise; 6] = [
-        Promise::Verdict,
-        Promise::Authentic,
-        Promise::Converged,
-        Promise::Revoked,
-        Promise::Resurrected,
-        Promise::Bounded,
-    ];
+    pub const ALL: [Promise; 6] =
+        [Promise::Verdict, Promise::Authentic, Promise::Converged, Promise::Revoked, Promise::Resurrected, Promise::Bounded];
 
     /// Returns the column's title.
     pub fn title(self) -> &'static str {
@@ -166,6 +160,12 @@ pub struct World<'a> {
     pub(super) git: BTreeMap<Path, Bytes>,
     pub(super) serial: u64,
     pub(super) lives: Vec<u64>,
+    /// When each node started last, and when the NATs last forgot.
+    pub(super) started_at: Vec<u64>,
+    pub(super) rebound_at: Option<u64>,
+    /// Who has each address: cluster, slot, label; and when one was given up last.
+    pub(super) holders: BTreeMap<IpAddr, (usize, usize, usize)>,
+    pub(super) freed: BTreeMap<IpAddr, u64>,
     /// Datagrams that were sent, for replays.
     pub(super) seen: Vec<(SocketAddr, SocketAddr, Box<[u8]>)>,
     queue: BinaryHeap<Entry>,
@@ -178,7 +178,8 @@ impl<'a> World<'a> {
         let fleet = Fleet::new(&script.fleet);
         let nodes: Vec<SimNode> = fleet.nodes.iter().cloned().map(SimNode::new).collect();
         let clusters = fleet.clusters.len();
-        let mut tails: Vec<Tail> = nodes.iter().enumerate().map(|(n, node)| Tail::new(node.spec.cluster, Reader::Node(n))).collect();
+        let mut tails: Vec<Tail> =
+            nodes.iter().enumerate().map(|(n, node)| Tail::new(node.spec.cluster, Reader::Node(n))).collect();
         for from in 0..clusters {
             tails.extend((0..clusters).filter(|to| *to != from).map(|to| Tail::new(from, Reader::Mirror(to))));
         }
@@ -202,11 +203,16 @@ impl<'a> World<'a> {
             git: BTreeMap::new(),
             serial: 0,
             lives: vec![1; clusters],
+            started_at: vec![0; fleet.nodes.len()],
+            rebound_at: None,
+            holders: BTreeMap::new(),
+            freed: BTreeMap::new(),
             seen: Vec::new(),
             queue: BinaryHeap::new(),
             numbers: 0,
             fleet,
         };
+        world.note_holders();
         for cluster in 0..clusters {
             world.sign_grant(cluster);
         }

@@ -6,14 +6,17 @@ use super::*;
 use mesh_core::Prefix;
 use mesh_dataplane::Peer;
 
-/// How soon a handshake is tried again while a peer has not answered: quickly at first, since both ends often start together,
-/// then as WireGuard itself does (REKEY_TIMEOUT).
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_LATER: Duration = Duration::from_secs(5);
-const QUICK_ATTEMPTS: u32 = 5;
+/// How soon a handshake is tried again while a peer does not answer, and how much later for each peer that there is: a
+/// partition that heals is over for the tunnel within a second or two, and a thousand dead peers cost 300 initiations a second.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_FOR_EACH: Duration = Duration::from_millis(2);
 
 /// How long a silent sender lets pass: keeps the mappings of NATs and the session itself alive (as `PersistentKeepalive = 25`).
 const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// A peer that was not heard for so long, a keepalive and a little more, is called: its keys, its place or the path to it may be
+/// others now, and the session itself would notice only when it has something to send, and then call every five seconds.
+const SILENCE: Duration = Duration::from_secs(30);
 
 impl<S: Session> Engine<S> {
     /// Takes over a step of the plan; a new peer or key begins a handshake at once.
@@ -64,9 +67,9 @@ impl<S: Session> Engine<S> {
                 self.release(index, handle);
             }
         }
-        let current = self.link(handle, spec.keys.current);
+        let current = self.link(handle, spec.keys.current, now);
         if let Some(next) = spec.keys.next {
-            self.link(handle, next);
+            self.link(handle, next, now);
         }
         let peer = self.peers[place].get_or_insert_with(|| PeerState {
             node: node.clone(),
@@ -106,7 +109,7 @@ impl<S: Session> Engine<S> {
     }
 
     /// Returns the session of `key`, a new one where there is none.
-    fn link(&mut self, peer: PeerHandle, key: WireGuardKey) -> u32 {
+    fn link(&mut self, peer: PeerHandle, key: WireGuardKey, now: Now) -> u32 {
         if let Some(index) = self.by_key.get(&key).copied()
             && let Some(Some(link)) = self.links.get_mut(index as usize)
         {
@@ -126,6 +129,7 @@ impl<S: Session> Engine<S> {
             key,
             session,
             endpoint: None,
+            heard: now.time,
             confirmed: None,
             answered: None,
             last_handshake: None,
@@ -156,7 +160,7 @@ impl<S: Session> Engine<S> {
             }
         }
         peer.attempts = peer.attempts.saturating_add(1);
-        peer.retry = now.time + if peer.attempts <= QUICK_ATTEMPTS { RETRY_FIRST } else { RETRY_LATER };
+        peer.retry = now.time + RETRY + RETRY_FOR_EACH * u32::try_from(self.by_key.len()).expect("fewer keys than 2^24");
         if peer.endpoint.is_none() {
             return;
         }
@@ -176,14 +180,15 @@ impl<S: Session> Engine<S> {
         }
         let Some(Some(link)) = self.links.get(index as usize) else { return };
         // An answer that leads to nothing (it was lost, or its initiation was an old one sent again) ends the waiting.
-        let waits = link.answered.is_some_and(|at| now.time.since(at) < RETRY_LATER);
+        let waits = link.answered.is_some_and(|at| now.time.since(at) < RETRY);
+        let is_heard = link.confirmed.is_some() && now.time.since(link.heard) < SILENCE;
         let (key, is_confirmed, count) = (link.key, link.confirmed.is_some(), link.claimants.len());
         for at in 0..count {
             let Some(handle) = self.links[index as usize].as_ref().and_then(|link| link.claimants.get(at).copied()) else {
                 break;
             };
             let Some(Some(peer)) = self.peers.get(handle.0 as usize) else { continue };
-            if key == peer.spec.keys.current && !is_confirmed && !waits && peer.retry <= now.time {
+            if key == peer.spec.keys.current && !is_heard && !waits && peer.retry <= now.time {
                 self.handshake(index, handle, now, out);
             } else if index == peer.active && is_confirmed && now.time.since(peer.last_sent) >= KEEPALIVE {
                 self.send(handle, &[], now, out);

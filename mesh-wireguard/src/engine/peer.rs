@@ -42,6 +42,8 @@ pub(super) struct Link<S> {
     pub(super) session: S,
     /// Where the holder of the key was heard last.
     pub(super) endpoint: Option<SocketAddr>,
+    /// When something came last that shows that the peer hears too: data, or an answer. An initiation does not.
+    pub(super) heard: Time,
     /// The receiver index of the latest handshake that both sides are known to have finished.
     pub(super) confirmed: Option<u32>,
     /// When an initiation was answered, where the holder has not used the new keys yet.
