@@ -267,7 +267,8 @@ impl World<'_> {
             self.leave(n, to, &bytes);
         }
         for packet in packets {
-            self.deliver(n, n, &packet);
+            // Local, or held when it came and released now.
+            self.deliver(None, n, &packet);
         }
     }
 
@@ -317,7 +318,7 @@ impl World<'_> {
         let packets: Vec<Vec<u8>> = live.out.packets.iter().map(<[u8]>::to_vec).collect();
         live.out.packets.clear();
         for packet in packets {
-            self.deliver(origin, n, &packet);
+            self.deliver(Some(origin), n, &packet);
         }
         self.flush(n);
     }

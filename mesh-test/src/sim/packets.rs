@@ -46,8 +46,9 @@ impl World<'_> {
         self.flush(n);
     }
 
-    /// Judges a packet that came out of the engine of node `n`, in a datagram that `origin` sent, and has it answered.
-    pub(super) fn deliver(&mut self, origin: usize, n: usize, bytes: &[u8]) {
+    /// Judges a packet that came out of the engine of node `n`, in a datagram that `origin` sent (`None`: it was held), and has it
+    /// answered.
+    pub(super) fn deliver(&mut self, origin: Option<usize>, n: usize, bytes: &[u8]) {
         let Some((tuple, note)) = packet::read(bytes) else {
             return self.fail(Promise::Authentic, format!("node {n} delivered a packet that nobody sent"));
         };
@@ -58,7 +59,7 @@ impl World<'_> {
         if opened != sent.tuple {
             return self.fail(Promise::Authentic, format!("node {n} delivered {tuple}, sent as {}", sent.tuple));
         }
-        if self.fleet.owner(tuple.source) != Some(origin) {
+        if let Some(origin) = origin.filter(|origin| self.fleet.owner(tuple.source) != Some(*origin)) {
             return self.fail(Promise::Authentic, format!("node {n} believed node {origin} for {tuple}"));
         }
         self.counts.delivered += 1;

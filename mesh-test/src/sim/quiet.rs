@@ -205,7 +205,10 @@ impl World<'_> {
 
     /// Tells whether an address was given up so lately that whoever has it now may not be published there yet, by whatever clock.
     fn rests(&self, address: IpAddr) -> bool {
-        self.freed.get(&address).is_some_and(|at| self.now - at < RESTED)
+        // A publisher that starts withdraws what an earlier life of it said, and the rest begins then.
+        let cluster = self.fleet.owner(address).map(|node| self.fleet.nodes[node].cluster);
+        let publisher = cluster.map_or(0, |cluster| self.started_at[self.fleet.clusters[cluster].nodes[0]]);
+        self.freed.get(&address).is_some_and(|at| self.now - (*at).max(publisher) < RESTED)
     }
 
     /// Tells whether two nodes cannot be expected to reach each other now: both are behind NATs; or one is, and only it can call
