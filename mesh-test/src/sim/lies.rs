@@ -92,7 +92,7 @@ impl World<'_> {
                 let issued = now + Duration::from_secs(86_400);
                 vec![record(
                     RecordKey::Lease,
-                    vec![Resource::Lease(Lease { cluster: own.clone(), issued, ttl_seconds: u32::MAX })],
+                    vec![Resource::Lease(Lease { cluster: own.clone(), issued, ttl_seconds: u32::MAX, policies: None })],
                 )]
             }
             // Two records of one version.
