@@ -14,6 +14,7 @@ pub mod control;
 pub mod dns;
 pub mod flows;
 pub mod http;
+pub mod interest;
 pub mod metrics;
 pub mod names;
 pub mod probe;

@@ -37,6 +37,9 @@ pub struct AgentConfig {
     /// What the node polices: `fleet` (beside an existing CNI), `cluster`, or `node`.
     #[serde(default = "default_scope")]
     pub scope: ScopeConfig,
+    /// Which records of other clusters the agent follows.
+    #[serde(default)]
+    pub interest: InterestConfig,
     /// The tunnel.
     #[serde(default)]
     pub wireguard: WireGuardConfig,
@@ -83,6 +86,18 @@ pub enum ScopeConfig {
     Cluster,
     /// Also between workloads of the node.
     Node,
+}
+
+/// Which records of other clusters an agent follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterestConfig {
+    /// All of them.
+    #[default]
+    Wide,
+    /// Those that can matter to the node's workloads. An identity that a policy allows without naming it is asked of its node
+    /// when its first packet comes.
+    Narrow,
 }
 
 /// The tunnel.

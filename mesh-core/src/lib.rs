@@ -79,6 +79,7 @@ pub mod event;
 pub mod flow;
 pub mod grant;
 pub mod identity;
+pub mod interest;
 pub mod keys;
 pub mod labels;
 pub mod manifest;

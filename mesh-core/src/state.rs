@@ -22,6 +22,7 @@ use crate::{
 mod addresses;
 mod admission;
 mod facts;
+mod forget;
 mod index;
 mod leases;
 mod ledger;

@@ -95,8 +95,14 @@ impl Planner {
         };
         let mut guarded = BTreeSet::new();
         all.for_each(|prefix| without(prefix, &except, &mut guarded));
-        let covered = |p: &Prefix| guarded.iter().any(|other| other != p && other.covers(*p));
-        guarded.iter().filter(|prefix| !covered(prefix)).copied().collect()
+        // In their order a prefix comes right before what it covers.
+        let mut last = None;
+        guarded.retain(|prefix| {
+            let covered = last.is_some_and(|last: Prefix| last.covers(*prefix));
+            last = if covered { last } else { Some(*prefix) };
+            !covered
+        });
+        guarded
     }
 }
 

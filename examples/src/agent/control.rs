@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::Clock;
 use super::announce::Announcement;
+use super::interest::InterestRole;
 use super::names::NamesRole;
 use super::publish::PublisherRole;
 use super::pull::PullRole;
@@ -41,6 +42,7 @@ pub struct Control {
     pub(super) tunnel: UserTunnel,
     pub(super) shared: Arc<Shared>,
     pub(super) names: NamesRole,
+    pub(super) interest: InterestRole,
     pub(super) publisher: Option<PublisherRole>,
     /// What is wrong with each source, as it says itself.
     pub(super) diagnostics: Vec<(&'static str, watch::Receiver<Diagnostics>)>,
@@ -82,6 +84,9 @@ impl Control {
     /// Takes an event; nothing is derived yet.
     pub fn handle_event(&mut self, event: Event) {
         self.unpublished = true;
+        if matches!(&event, Event::Synced(source) if *source.0 == *STORE) {
+            self.interest.synced();
+        }
         let is_record = matches!(event, Event::Record(_) | Event::Opened(_));
         let change = self.state.apply(event, self.clock.now());
         self.take(change, is_record);
@@ -97,6 +102,7 @@ impl Control {
         if let Some(publisher) = &mut self.publisher {
             publisher.note(&change);
         }
+        self.interest.note(&change);
         self.overview_due |= !change.is_empty();
         self.pending.merge(change);
     }
@@ -119,6 +125,8 @@ impl Control {
             self.unpublished |= !change.is_empty();
             self.take(change, true);
         }
+        let forgotten = self.interest.turn(&mut self.state, now.time);
+        self.take(forgotten, true);
         self.publish_names();
         if self.may_program() {
             self.program();
@@ -140,7 +148,8 @@ impl Control {
     /// Nothing is programmed before every source has told what it has, or its last known state was read from the disk.
     fn may_program(&self) -> bool {
         let synced = |name: &str| self.state.is_synced(&SourceId(name.into()));
-        self.programmed || (synced(MANIFESTS) && synced(INBOX) && (synced(STORE) || self.restored))
+        let told = || synced(STORE) && self.interest.is_settled(self.clock.now().time);
+        self.programmed || (synced(MANIFESTS) && synced(INBOX) && (self.restored || told()))
     }
 
     /// Returns what is wrong with the sources now.

@@ -12,9 +12,7 @@ use mesh_dataplane::{Planner, Reconciler};
 use mesh_discovery::{BindError, Server, ZoneConfig, ZoneConfigError};
 use mesh_policy::Compiler;
 use mesh_source::statefile::{self, Loaded, StateFileError};
-use mesh_source::{
-    AnnounceError, InboxDirectory, Interest, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles,
-};
+use mesh_source::{AnnounceError, InboxDirectory, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles};
 use mesh_wireguard::{Ended, Guard, NetlinkError, NodeKey, StartError, TABLE, UserTunnel, UserTunnelConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -24,6 +22,7 @@ use tracing::{info, warn};
 use super::announce::Announcement;
 use super::control::{Control, INBOX, MANIFESTS, STORE, snapshot_path};
 use super::http::Question;
+use super::interest::InterestRole;
 use super::names::NamesRole;
 use super::publish::PublisherRole;
 use super::pull::serve::Askers;
@@ -131,7 +130,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let manifests = ManifestDirectory::new(SourceId(MANIFESTS.into()), &config.manifests, own);
     let inbox = InboxDirectory::new(SourceId(INBOX.into()), &config.inbox, config.node.cluster.clone());
     let records = config.store.open("store")?;
-    let store = StoreSource::new(SourceId(STORE.into()), &*records, Interest::everything().fixed());
+    let (interest, wanted) = InterestRole::start(&config);
+    let store = StoreSource::new(SourceId(STORE.into()), &*records, wanted);
     let mut diagnostics = vec![(MANIFESTS, manifests.diagnostics()), (INBOX, inbox.diagnostics()), (STORE, store.diagnostics())];
     let announced = inbox.announced();
     feed(manifests, events.clone());
@@ -187,6 +187,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         tunnel,
         shared: Arc::new(Shared::new(View::empty(&config, link.key))),
         names,
+        interest,
         publisher,
         diagnostics,
         compiler: Compiler::new(),

@@ -8,7 +8,7 @@ use mesh_lab::{NodeSpec, Topology, WorkloadSpec};
 use super::files::Files;
 use super::stores::{self, LabStore};
 use crate::config::{
-    AgentConfig, DnsConfig, FleetConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, WireGuardConfig,
+    AgentConfig, DnsConfig, FleetConfig, InterestConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, WireGuardConfig,
 };
 
 /// The WireGuard port of every node of a lab.
@@ -95,6 +95,7 @@ pub(super) fn config(common: &Common<'_>, state: &State, node: &Node) -> AgentCo
         state_dir: common.files.node(&node.id).join("state"),
         socket: common.files.socket(&node.id),
         scope: ScopeConfig::Node,
+        interest: InterestConfig::default(),
         wireguard: WireGuardConfig {
             port: PORT,
             endpoints,

@@ -152,6 +152,24 @@ impl Cluster {
         self.grants.values().any(|(grant, _)| grant.keys().any(|named| named == *key))
     }
 
+    /// Returns the records that are held of the signers that a grant names and that `unwanted` picks.
+    pub(super) fn held_of(&self, unwanted: impl Fn(&RecordKey) -> bool) -> BTreeSet<RecordKey> {
+        let named = self.signers.iter().filter(|(signer, _)| self.names(signer)).flat_map(|(_, signer)| &signer.records);
+        named.filter(|(key, held)| !held.is_forgotten() && !held.disputed && unwanted(key)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Forgets what the record of a key said, of all signers that a grant names. That there was one, and which, is kept.
+    pub(super) fn forget(&mut self, key: &RecordKey) {
+        let named: BTreeSet<PublicKey> = self.signers.keys().filter(|signer| self.names(signer)).copied().collect();
+        for signer in self.signers.iter_mut().filter(|(signer, _)| named.contains(signer)).map(|(_, signer)| signer) {
+            let Some(held) = signer.records.get_mut(key).filter(|held| !held.disputed) else { continue };
+            let whole = std::mem::replace(&mut held.weight, Weight::forgotten());
+            (held.bytes, held.keys) = (Bytes::new(), Vec::new());
+            signer.weight += held.weight;
+            signer.weight -= whole;
+        }
+    }
+
     /// Takes a grant in; tells whether it was kept.
     pub(super) fn note_grant(&mut self, grant: Arc<Grant>, digest: Sha, bytes: Bytes) -> bool {
         let rank = (grant.epoch, grant.not_before, grant.not_after, digest);
@@ -198,6 +216,14 @@ impl Cluster {
             return Noted::New { disputed };
         }
         let is_held = record.version == held.version;
+        if is_held && held.is_forgotten() && held.digest_of(record.version) == Some(digest) {
+            let mut again = Held::new(record, digest, bytes, disputed);
+            again.seen = std::mem::take(&mut held.seen);
+            let stub = std::mem::replace(held, again);
+            signer.weight += held.weight;
+            signer.weight -= stub.weight;
+            return Noted::New { disputed };
+        }
         match held.digest_of(record.version) {
             Some(seen) if seen == digest || disputed => {
                 held.disputed |= is_held && disputed;
@@ -243,6 +269,11 @@ impl Held {
 
     fn digest_of(&self, version: Version) -> Option<Sha> {
         self.seen.binary_search_by_key(&version, |(seen, _)| *seen).ok().map(|at| self.seen[at].1)
+    }
+
+    /// Tells whether no more is known of the record than its version: no record is empty.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     fn see(&mut self, version: Version, digest: Sha) {

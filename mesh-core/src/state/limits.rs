@@ -63,6 +63,11 @@ impl Weight {
         Weight { kept, facts: record.resources.iter().map(fact).sum() }
     }
 
+    /// What is left of a record that is forgotten: its key and its version.
+    pub(super) fn forgotten() -> Weight {
+        Weight { kept: RECORD, facts: 0 }
+    }
+
     pub(super) fn bytes(bytes: usize) -> Weight {
         Weight { kept: bytes, facts: 0 }
     }

@@ -25,7 +25,7 @@ impl State {
                     digest: evidence.digests[0].to_vec(),
                     epoch: evidence.epoch,
                 }));
-                let held = signer.records.values();
+                let held = signer.records.values().filter(|held| !held.is_forgotten());
                 body.records.extend(held.map(|held| Kept { bytes: held.bytes.clone(), disputed: held.disputed }));
             }
         }

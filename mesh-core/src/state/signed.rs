@@ -113,7 +113,7 @@ impl State {
     }
 
     /// Returns what is offered about `key` of a cluster.
-    fn said(&self, cluster: &ClusterName, key: &RecordKey) -> Option<(Origin, Vec<Key>)> {
+    pub(super) fn said(&self, cluster: &ClusterName, key: &RecordKey) -> Option<(Origin, Vec<Key>)> {
         let speaking = self.active.get(cluster)?;
         self.ledger.clusters.get(cluster)?.counting(speaking, key).map(|(_, held)| held.offered(key))
     }

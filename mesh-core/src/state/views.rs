@@ -126,7 +126,7 @@ impl State {
     }
 
     /// Returns the implicit labels of everything in a cluster: the attributes of its grant, and its name, which wins.
-    fn cluster_labels(&self, cluster: &ClusterName) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
+    pub(crate) fn cluster_labels(&self, cluster: &ClusterName) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
         let attributes = self.facts.grants.get(cluster).map(|grant| &grant.attributes);
         let attributes = attributes.into_iter().flatten();
         let attributes = attributes.map(|(key, value)| (format!("{RESERVED_PREFIX}{key}").into(), value.clone()));
@@ -152,6 +152,13 @@ impl State {
     /// Returns the clusters that have an export of a service, by manifest or signed, valid or not; in order.
     pub(crate) fn exporters(&self, id: &ServiceId) -> impl Iterator<Item = &ClusterName> {
         self.services.exporters(id)
+    }
+
+    /// Tells whether `cluster` has a signed export in `namespace`.
+    pub(crate) fn has_export(&self, cluster: &ClusterName, namespace: &NamespaceName) -> bool {
+        let first = ServiceId { namespace: namespace.clone(), name: ObjectName::first() };
+        let next = self.facts.exports.range((cluster.clone(), first)..).next();
+        next.is_some_and(|((of, id), _)| of == cluster && id.namespace == *namespace)
     }
 
     /// Returns the services that some cluster has an export of, in order; of one namespace where one is given.

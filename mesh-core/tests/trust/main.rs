@@ -2,6 +2,7 @@
 
 mod adversary;
 mod fixture;
+mod forgetting;
 mod incremental;
 mod properties;
 mod publishing;

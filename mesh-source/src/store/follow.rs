@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::ops::Bound;
 
-use mesh_core::{Bytes, ClusterName};
+use mesh_core::interest::{Topic, Topics};
+use mesh_core::{Bytes, ClusterName, RecordKey};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -16,6 +17,34 @@ const AHEAD: usize = 256;
 /// Which records are wanted: those whose path begins with one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest(BTreeSet<String>);
+
+impl From<&Topics> for Interest {
+    /// Returns the interest in the root's records and in what belongs to the topics.
+    fn from(topics: &Topics) -> Interest {
+        let mut interest = Interest(BTreeSet::from([format!("{ROOT}/")]));
+        let one = |cluster: &ClusterName, key: RecordKey| RecordPath::record(cluster, &key).0;
+        for topic in topics.iter() {
+            match topic {
+                Topic::Fleet => drop(interest.add("")),
+                Topic::Cluster(cluster) => drop(interest.add(format!("{cluster}/"))),
+                Topic::Members(cluster) => {
+                    interest.add(format!("{cluster}/node__"));
+                    interest.add(format!("{cluster}/namespace__"));
+                    interest.add(one(cluster, RecordKey::Lease));
+                }
+                Topic::Namespaces(cluster) => drop(interest.add(format!("{cluster}/namespace__"))),
+                Topic::Namespace(cluster, name) => drop(interest.add(one(cluster, RecordKey::Namespace(name.clone())))),
+                Topic::Exports(cluster, namespace) => drop(interest.add(format!("{cluster}/export__{namespace}__"))),
+                Topic::AllSlices(cluster) => drop(interest.add(format!("{cluster}/slice__"))),
+                Topic::Slices(cluster, namespace) => drop(interest.add(format!("{cluster}/slice__{namespace}__"))),
+                Topic::Slice(cluster, namespace, node) => {
+                    interest.add(one(cluster, RecordKey::Slice(namespace.clone(), node.clone())));
+                }
+            }
+        }
+        interest
+    }
+}
 
 impl Interest {
     /// Returns the interest in every record.
@@ -163,6 +192,39 @@ pub(super) async fn changed(interest: &mut watch::Receiver<Interest>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What belongs to a topic is told, and nothing else.
+    #[test]
+    fn the_paths_of_topics_are_the_records_that_belong_to_them() {
+        let (east, fleet): (ClusterName, ClusterName) = ("east".parse().expect("a name"), "fleet".parse().expect("a name"));
+        let other = ClusterName::new("east-2").expect("a name");
+        let name = |text: &str| text.parse().expect("a name");
+        let keys = ["node/n1", "namespace/shop", "namespace/shop-2", "slice/shop/n1", "slice/shop/n1.x", "slice/shop-2/n1"];
+        let keys = keys.into_iter().chain(["export/shop/db", "export/shop-2/db", "import/shop/db", "lease"]);
+        let keys: Vec<RecordKey> = keys.map(|key| key.parse().expect("a key")).collect();
+        let topics = [
+            Topic::Fleet,
+            Topic::Cluster(east.clone()),
+            Topic::Members(east.clone()),
+            Topic::Namespaces(east.clone()),
+            Topic::Namespace(east.clone(), name("shop")),
+            Topic::Exports(east.clone(), name("shop")),
+            Topic::AllSlices(east.clone()),
+            Topic::Slices(east.clone(), name("shop")),
+            Topic::Slice(east.clone(), name("shop"), "n1".parse().expect("a name")),
+        ];
+        for first in &topics {
+            for second in &topics {
+                let topics: Topics = [first.clone(), second.clone()].into_iter().collect();
+                let interest = Interest::from(&topics);
+                for (cluster, key) in keys.iter().flat_map(|key| [(&east, key), (&other, key)]) {
+                    let path = RecordPath::record(cluster, key);
+                    assert_eq!(interest.covers(&path), topics.covers(cluster, key), "{topics:?}: {path}");
+                }
+                assert!(interest.covers(&RecordPath::policies()) && interest.covers(&RecordPath::grant(&fleet)));
+            }
+        }
+    }
 
     #[test]
     fn an_interest_is_the_shortest_prefixes() {
