@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Why a text is not a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +21,20 @@ pub enum KeyError {
 
 pub(crate) fn encode_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
+}
+
+/// Reads the 32 bytes of a secret in base64. Nothing of them stays behind: the buffer is wiped and never grows, and the text is
+/// the caller's to wipe.
+///
+/// # Errors
+/// Returns an error where it is not base64, or not 32 bytes of it.
+pub fn decode_secret(text: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    // Three bytes for each four characters, as the decoder counts, are one more than a key has.
+    let mut bytes = Zeroizing::new([0; 33]);
+    let len = STANDARD.decode_slice(text.trim_ascii(), &mut *bytes).map_err(|_| KeyError::Form)?;
+    let mut key = Zeroizing::new([0; 32]);
+    key.copy_from_slice(&bytes[..32]);
+    if len == 32 { Ok(key) } else { Err(KeyError::Form) }
 }
 
 pub(crate) fn decode_base64(text: &str) -> Result<[u8; 32], KeyError> {
@@ -79,20 +94,24 @@ impl From<PublicKey> for String {
 #[derive(Clone)]
 pub struct SecretKey(SigningKey);
 
+impl ZeroizeOnDrop for SecretKey {}
+
 impl SecretKey {
-    /// Makes the key of 32 random bytes; the caller has the randomness.
-    pub fn from_bytes(seed: [u8; 32]) -> SecretKey {
-        SecretKey(SigningKey::from_bytes(&seed))
+    /// Makes the key of 32 random bytes; the caller has the randomness, and its own copy to wipe.
+    pub fn from_bytes(mut seed: [u8; 32]) -> SecretKey {
+        let key = SecretKey(SigningKey::from_bytes(&seed));
+        seed.zeroize();
+        key
     }
 
     /// Reads the base64 form that key files hold.
     pub fn from_base64(text: &str) -> Result<SecretKey, KeyError> {
-        decode_base64(text).map(SecretKey::from_bytes)
+        decode_secret(text.as_bytes()).map(|seed| SecretKey(SigningKey::from_bytes(&seed)))
     }
 
     /// Returns the base64 form for a key file (mode 0600).
-    pub fn to_base64(&self) -> zeroize::Zeroizing<String> {
-        zeroize::Zeroizing::new(encode_base64(self.0.as_bytes()))
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(encode_base64(self.0.as_bytes()))
     }
 
     /// Returns the public half.
@@ -109,5 +128,27 @@ impl SecretKey {
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretKey(of {})", self.public())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_wiped_when_dropped_and_read_back_only_whole() {
+        fn is_wiped<T: ZeroizeOnDrop>() -> bool {
+            std::mem::needs_drop::<T>()
+        }
+        // What the promise of `SecretKey` rests on: a dependency built without it does not compile here.
+        assert!(is_wiped::<SigningKey>() && is_wiped::<SecretKey>());
+        let key = SecretKey::from_bytes([7; 32]);
+        let text = key.to_base64();
+        assert_eq!(SecretKey::from_base64(&format!(" {}\n", *text)).expect("its own form").public(), key.public());
+        assert!(!format!("{key:?}").contains(text.as_str()));
+        let long = STANDARD.encode([7; 33]);
+        for bad in ["", "AAAA", &text[..43], &long, "!!!!"] {
+            assert_eq!(decode_secret(bad.as_bytes()).expect_err(bad), KeyError::Form);
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mesh_core::SecretKey;
+use mesh_core::keys::decode_secret;
 use zeroize::Zeroizing;
 
 use crate::write::{Existing, write_atomically};
@@ -78,22 +79,12 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
             more => len += more,
         }
     }
-    decode(&text[..len]).ok_or_else(|| KeyFileError::Form { path: path.to_owned() })
+    decode_secret(&text[..len]).map_err(|_| KeyFileError::Form { path: path.to_owned() })
 }
 
 /// Tells whether a file's content has the form of a key: 32 bytes in base64 and nothing else.
 pub fn is_key(content: &[u8]) -> bool {
-    decode(content).is_some()
-}
-
-/// Decodes into memory that is wiped, and never grows: a buffer that grows leaves copies behind.
-fn decode(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
-    // Three bytes for each four characters, as the decoder counts, are one more than a key has.
-    let mut bytes = Zeroizing::new([0; 33]);
-    let len = STANDARD.decode_slice(text.trim_ascii(), &mut *bytes).ok()?;
-    let mut key = Zeroizing::new([0; 32]);
-    key.copy_from_slice(&bytes[..32]);
-    (len == 32).then_some(key)
+    decode_secret(content).is_ok()
 }
 
 /// Writes the 32 bytes of a secret key to a new file of mode 0600, whole or not at all.

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use mesh_core::WireGuardKey;
-use mesh_core::keys::KeyError;
+use mesh_core::keys::{KeyError, decode_secret};
 use x25519_dalek::{PublicKey, StaticSecret};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A node's Curve25519 secret: never leaves the node, is wiped from memory when dropped, and never prints itself.
 ///
@@ -27,19 +27,23 @@ impl NodeKey {
     }
 
     /// Makes the key of 32 random bytes; they are clamped when used, as RFC 7748 says.
-    pub fn from_bytes(bytes: [u8; 32]) -> NodeKey {
-        NodeKey(StaticSecret::from(bytes))
+    pub fn from_bytes(mut bytes: [u8; 32]) -> NodeKey {
+        let key = NodeKey(StaticSecret::from(bytes));
+        bytes.zeroize();
+        key
     }
 
     /// Reads the base64 form of `wg genkey`.
     pub fn from_base64(text: &str) -> Result<NodeKey, KeyError> {
-        // A secret and a public key have the same form.
-        WireGuardKey::try_from(text.to_owned()).map(|bytes| NodeKey::from_bytes(bytes.0))
+        decode_secret(text.as_bytes()).map(|bytes| NodeKey::from_bytes(*bytes))
     }
 
     /// Returns the base64 form for a key file (mode 0600).
     pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(WireGuardKey(self.0.to_bytes()).to_string())
+        let mut bytes = WireGuardKey(self.0.to_bytes());
+        let text = Zeroizing::new(bytes.to_string());
+        bytes.0.zeroize();
+        text
     }
 
     /// Returns the public half.
@@ -74,5 +78,6 @@ mod tests {
         assert_eq!(NodeKey::from_base64("short").unwrap_err(), KeyError::Form);
         let key = NodeKey::from_bytes([9; 32]);
         assert!(!format!("{key:?}").contains(key.to_base64().as_str()));
+        assert!(std::mem::needs_drop::<StaticSecret>(), "the secret is wiped when it is dropped");
     }
 }
