@@ -98,9 +98,11 @@ fn a_first_packet_waits_for_its_identity_and_is_decided_right() {
         eventually("the held packet is counted", || count(&fleet, |status| status.holds.get("held").copied()) > before);
         let held = count(&fleet, |status| status.holds.get("held").copied()) - before;
         println!("{url}: {held} packet(s) held, answered after {} ms", result.elapsed_ms);
+        let is_opened = |flow: &FlowRecord| flow.event == FlowEvent::Opened;
+        eventually("the opening is told", || told(&fleet, &web).iter().any(is_opened));
         let flows = told(&fleet, &web);
         assert!(flows.iter().all(|flow| flow.allowed), "{flows:#?}");
-        let opened = flows.iter().find(|flow| flow.event == FlowEvent::Opened).expect("it was told");
+        let opened = flows.iter().find(|flow| is_opened(flow)).expect("it was told");
         assert_eq!(opened.rule.as_deref(), Some("west/NetworkPolicy/shop/db-in/ingress[0]"));
         assert_eq!(opened.source.workload, Some(workload(&web)));
     }

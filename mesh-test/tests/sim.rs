@@ -70,7 +70,13 @@ fn a_failure_is_shortened_to_what_it_needs() {
     let mut verified = Verified::default();
     let violation = run(&script, &mut verified, false).violation.expect("it is noticed");
     let (short, _) = shrink(&script, &violation, &mut verified);
-    assert!(short.steps.len() <= 2, "{short}");
+    assert!(short.steps.len() < script.steps.len(), "{short}");
+    for at in 0..short.steps.len() {
+        let mut shorter = short.clone();
+        shorter.steps.remove(at);
+        let found = run(&shorter, &mut verified, false).violation;
+        assert_ne!(found.map(|found| found.promise), Some(violation.promise), "step {at} is not needed: {short}");
+    }
 }
 
 #[test]

@@ -70,8 +70,8 @@ fn packets_before_the_handshake_are_kept_back_and_not_lost() {
     let now = pair.now;
     pair.engines[0].handle_tun(&batch, now, &mut pair.outputs[0]);
     assert!(pair.outputs[0].datagrams.is_empty(), "a handshake is under way");
-    // The initiation was lost: it is tried again within the second.
-    pair.now.time = pair.now.time + Duration::from_secs(1);
+    // The initiation was lost: it is tried again after a second, and two milliseconds for each key.
+    pair.now.time = pair.now.time + Duration::from_millis(1010);
     let now = pair.now;
     pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
     assert_eq!(pair.settle(), [vec![], vec![packet(0, 1, true, 100)]]);
@@ -292,7 +292,7 @@ fn a_silent_peer_is_tried_at_each_of_its_endpoints() {
     let (node, mut now) = (pair.nodes[1].clone(), pair.now);
     pair.engines[0].apply(&Op::SetPeer(node, Peer { keys, endpoints: endpoints.clone() }), now, &mut pair.outputs[0]).unwrap();
     for _ in 0..3 {
-        now.time = now.time + Duration::from_secs(1);
+        now.time = now.time + Duration::from_millis(1010);
         pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
     }
     let tried: Vec<SocketAddr> = pair.outputs[0].datagrams.iter().map(|(address, _)| address).collect();
@@ -304,10 +304,22 @@ fn a_silent_sender_keeps_the_session_alive() {
     let mut pair = plain();
     pair.introduce();
     pair.settle();
-    pair.now.time = pair.now.time + Duration::from_secs(30);
+    pair.now.time = pair.now.time + Duration::from_secs(26);
     let now = pair.now;
     pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
     assert_eq!(pair.outputs[0].datagrams.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [32]);
+}
+
+/// What is sent into silence may be lost: a restarted peer, another path. Half a minute of it asks for a new handshake.
+#[test]
+fn a_peer_that_is_not_heard_is_called_again() {
+    let mut pair = plain();
+    pair.introduce();
+    pair.settle();
+    pair.now.time = pair.now.time + Duration::from_secs(31);
+    let now = pair.now;
+    pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
+    assert_eq!(pair.outputs[0].datagrams.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [148]);
 }
 
 fn noise() -> impl Strategy<Value = Vec<u8>> {
