@@ -1,6 +1,6 @@
 //! The reference model of one node: what reached it, and what it must believe of that, derived from nothing each time.
 //!
-//! It is written from the rules (DESIGN §3), not from [`State`](mesh_core::State): everything that was told is kept, and every
+//! It is written from the rules (ARCHITECTURE.md, "Trust"), not from [`State`]: everything that was told is kept, and every
 //! question is answered by looking at all of it. A node whose state says anything else has a bug, or the model has.
 
 use std::collections::{BTreeMap, BTreeSet};
