@@ -23,6 +23,7 @@ pub mod allocations;
 pub mod external;
 pub mod fleet;
 pub mod manifests;
+pub mod peers;
 pub mod queries;
 pub mod random;
 pub mod records;
