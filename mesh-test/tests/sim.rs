@@ -42,6 +42,10 @@ fn scripts_that_found_a_bug() {
     let mut count = 0;
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("sim")).expect("the scripts are there") {
         let path = entry.expect("a directory entry").path();
+        if path.is_dir() {
+            // `open`: scripts of failures that are not mended yet.
+            continue;
+        }
         let script: Script = fs::read_to_string(&path).expect("a text").parse().expect("a script");
         let outcome = run(&script, &mut Verified::default(), false);
         assert_eq!(outcome.violation, None, "{}", path.display());

@@ -128,4 +128,39 @@ Real processes, namespaces and stores, by the test that does it (each runs in `.
 ";
 
 /// What lab tests say, by test.
-const LAB: &[(&str, &str, &str)] = &[];
+const LAB: &[(&str, &str, &str)] = &[
+    (
+        "agent killed, restarted, absent",
+        "no packet of the fleet leaves in the clear, no denied packet arrives",
+        "examples/tests/fail_closed.rs",
+    ),
+    ("both agents killed during a transfer", "every byte arrives", "examples/tests/restart.rs"),
+    (
+        "random bytes on WireGuard, DNS and TUN; forged records in a store",
+        "nothing crashes; refused and counted",
+        "examples/tests/garbage.rs",
+    ),
+    (
+        "all nodes of a cluster killed; a path that flaps",
+        "its traffic leaves within 3 s, comes back, and loses no request",
+        "examples/tests/traffic.rs",
+    ),
+    (
+        "mirror stopped, a new workload speaks",
+        "held, its identity pulled, decided by the right rule",
+        "examples/tests/first_packet.rs",
+    ),
+    (
+        "revocation in a running fleet",
+        "its openings and its established flows end within 5 s, and stay ended over restarts",
+        "examples/tests/revocation.rs",
+    ),
+    ("demo killed in the middle", "the next one cleans up and succeeds", "examples/tests/demo.rs"),
+    (
+        "etcd: leader killed, member paused, quota full, compaction under a watcher, restored backup",
+        "nothing is lost or resurrected, everybody converges",
+        "mesh-source/tests/etcd",
+    ),
+    ("publisher lost its claim, or is gone", "it puts nothing any more; another one goes on", "mesh-source/tests/outbox.rs"),
+    ("store directory removed", "the publisher fills it again", "mesh-source/tests/outbox.rs"),
+];
