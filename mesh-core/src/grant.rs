@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::prefix::overlapping;
 use crate::{ClusterName, NamespaceName, Prefix, PublicKey, ServiceId, WallTime};
 
 /// What a cluster may say, and what is true of it, by the word of the fleet's root. Absent means not granted.
@@ -87,18 +87,15 @@ impl Overlap<'_> {
 /// Returns each prefix that has an address in common with one of another cluster before it. One other is enough to say: one for
 /// every pair would be many times the input.
 pub fn overlaps<'a>(granted: impl IntoIterator<Item = (&'a str, Prefix)>) -> Vec<Overlap<'a>> {
-    let mut seen: BTreeMap<(IpAddr, u8), BTreeSet<&str>> = BTreeMap::new();
+    let mut seen: BTreeMap<Prefix, BTreeSet<&str>> = BTreeMap::new();
     let mut found = Vec::new();
     for (index, (cluster, prefix)) in granted.into_iter().enumerate() {
-        let around = (0..prefix.len()).filter_map(|len| Prefix::new(prefix.address(), len));
-        let around = around.filter_map(|around| seen.get_key_value(&(around.address(), around.len())));
-        let inside = seen.range((prefix.address(), prefix.len())..=(prefix.last_address(), u8::MAX));
-        let mut others = around.chain(inside).filter_map(|(place, clusters)| {
+        let first = overlapping(&seen, prefix).find_map(|(theirs, clusters)| {
             let other = clusters.iter().find(|other| **other != cluster)?;
-            Some(Overlap { index, other, theirs: Prefix::new(place.0, place.1)? })
+            Some(Overlap { index, other, theirs })
         });
-        found.extend(others.next());
-        seen.entry((prefix.address(), prefix.len())).or_default().insert(cluster);
+        found.extend(first);
+        seen.entry(prefix).or_default().insert(cluster);
     }
     found
 }

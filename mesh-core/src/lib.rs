@@ -108,7 +108,7 @@ pub use labels::{Labels, Requirement, Selector};
 pub use name::{ClusterName, NameError, NamespaceName, NodeId, ObjectName, ServiceId, WorkloadId};
 pub use prefix::{Prefix, PrefixMap};
 pub use publish::{Publisher, RestoreError};
-pub use record::{Opened, Record, RecordError, RecordKey, RootRecord, SignError, Statement, Version};
+pub use record::{Contents, Opened, Record, RecordError, RecordKey, RootRecord, SignError, Statement, Version};
 pub use resource::{
     Endpoint, EndpointPort, EndpointSlice, Export, Key, Lease, NamedPort, Namespace, Node, NodeLink, Protocol, Resource, Service,
     ServiceExport, ServiceImport, ServiceKind, ServicePort, SessionAffinity, WireGuardKey, Workload,

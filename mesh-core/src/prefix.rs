@@ -195,6 +195,15 @@ impl<V> PrefixMap<V> {
     }
 }
 
+/// Returns what `map` holds for the prefixes that have an address in common with `prefix`: those around it from the shortest on,
+/// then itself and those inside, in their order. The cost is that of the look-ups around it and of what is found.
+pub fn overlapping<V>(map: &BTreeMap<Prefix, V>, prefix: Prefix) -> impl Iterator<Item = (Prefix, &V)> {
+    let around = (0..prefix.len()).filter_map(move |len| Prefix::new(prefix.address(), len));
+    let around = around.filter_map(|around| Some((around, map.get(&around)?)));
+    // In their order a prefix comes right before what it covers.
+    around.chain(map.range(prefix..=Prefix::host(prefix.last_address())).map(|(inside, value)| (*inside, value)))
+}
+
 impl<V> Default for PrefixMap<V> {
     fn default() -> PrefixMap<V> {
         PrefixMap::new()

@@ -5,6 +5,7 @@
 //! what a signer may say is decided by [`State`](crate::State).
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -136,12 +137,19 @@ pub enum RecordError {
     },
 }
 
-/// The contents of bytes whose form and signature are right; whether the signer has a say is another question.
+/// Bytes whose form and signature are right, with their contents; whether the signer has a say is another question.
 ///
-/// Only [`open`] makes one, so that a record that was verified once, on whatever thread, can be given to any number of states
-/// as [`Event::Opened`](crate::Event::Opened).
+/// Only [`open`] makes one and nobody can change it, so that a record that was verified once, on whatever thread, can be given to
+/// any number of states as [`Event::Opened`](crate::Event::Opened).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
+    contents: Contents,
+    bytes: Bytes,
+}
+
+/// What signed bytes say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
     /// The key that signed.
     pub signer: PublicKey,
     /// The root key of the fleet it is for.
@@ -150,13 +158,24 @@ pub struct Opened {
     pub statement: Statement,
     /// SHA-256 over all that is signed: equal statements, equal digests, however the envelope was written.
     pub digest: [u8; 32],
-    bytes: Bytes,
 }
 
 impl Opened {
     /// Returns the bytes as they travelled.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Returns the contents, without the proof.
+    pub fn into_contents(self) -> Contents {
+        self.contents
+    }
+}
+
+impl Deref for Opened {
+    type Target = Contents;
+    fn deref(&self) -> &Contents {
+        &self.contents
     }
 }
 
@@ -212,7 +231,8 @@ pub fn open(bytes: &Bytes) -> Result<Opened, RecordError> {
         return Err(RecordError::Signature { signer });
     }
     let (fleet, statement) = parse(kind, &payload).map_err(RecordError::Form)?;
-    Ok(Opened { signer, fleet, statement, digest: Sha256::digest(&signed).into(), bytes: bytes.clone() })
+    let contents = Contents { signer, fleet, statement, digest: Sha256::digest(&signed).into() };
+    Ok(Opened { contents, bytes: bytes.clone() })
 }
 
 /// Returns the record in bytes that were opened before.

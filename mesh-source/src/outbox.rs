@@ -344,7 +344,7 @@ impl Worker {
 
     /// Returns the incarnation of a record that the cluster's key signed; 0 for anything else, which proves nothing.
     fn incarnation_of(&self, bytes: &Bytes) -> u64 {
-        match record::open(bytes).map(|opened| (opened.signer, opened.statement)) {
+        match record::open(bytes).map(|opened| (opened.signer, opened.into_contents().statement)) {
             Ok((signer, Statement::Record(record)))
                 if self.config.signers.contains(&signer) && record.cluster == self.config.cluster =>
             {

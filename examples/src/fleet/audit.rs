@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mesh_core::grant::overlaps;
 use mesh_core::{
-    Bytes, ClusterName, Event, Now, Opened, PublicKey, Record, RecordKey, RefusalReason, RootRecord, Settings, State,
+    Bytes, ClusterName, Contents, Event, Now, Opened, PublicKey, Record, RecordKey, RefusalReason, RootRecord, Settings, State,
     StateConfig, Statement, Trust, record,
 };
 use mesh_source::{DirectoryStore, RecordPath, Store};
@@ -110,7 +110,9 @@ pub fn audit(records: &[Stored], root: PublicKey, now: Now) -> Audit {
                 "remove the copy: a newer record does not replace it here",
             ));
         }
-        if let Some(Opened { signer, statement: Statement::Record(Record { cluster, key: RecordKey::Lease, .. }), .. }) = opened {
+        if let Some(Contents { signer, statement: Statement::Record(Record { cluster, key: RecordKey::Lease, .. }), .. }) =
+            opened.map(Opened::into_contents)
+        {
             audit.signers.push((cluster, signer));
         }
     }

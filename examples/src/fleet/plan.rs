@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_core::manifest::{FleetCluster, FleetFile};
 use mesh_core::state::MAX_CLOCK_SKEW;
-use mesh_core::{Bytes, ClusterName, Grant, PublicKey, RootRecord, Statement, WallTime, record};
+use mesh_core::{Bytes, ClusterName, Grant, Opened, PublicKey, RootRecord, Statement, WallTime, record};
 use mesh_source::RecordPath;
 
 /// A grant may begin this much after now and still count as begun: two of one second are told apart by nanoseconds.
@@ -38,7 +38,7 @@ pub type Manifests = Vec<(String, String)>;
 impl Held {
     /// Takes bytes in; tells whether they are a statement of the root with this key.
     pub fn take(&mut self, bytes: &Bytes, root: &PublicKey) -> bool {
-        let Ok(opened) = record::open(bytes) else { return false };
+        let Ok(opened) = record::open(bytes).map(Opened::into_contents) else { return false };
         let Statement::Root(statement) = opened.statement else { return false };
         if opened.signer != *root || opened.fleet != *root {
             return false;

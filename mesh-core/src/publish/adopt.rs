@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Publisher;
-use crate::{Record, RecordKey, Resource, Statement, record};
+use crate::{Opened, Record, RecordKey, Resource, Statement, record};
 
 impl Publisher {
     /// Takes notice of a record of the cluster that somebody else put: the next update signs what is so, or a tombstone where
@@ -12,7 +12,7 @@ impl Publisher {
     /// What an earlier publisher signed with its keys tells the age of exports and the addresses of services, where nothing
     /// newer is remembered. Bytes that are no record of this cluster for this fleet mean nothing, here as everywhere.
     pub fn adopt(&mut self, bytes: &Bytes) {
-        let Ok(opened) = record::open(bytes) else { return };
+        let Ok(opened) = record::open(bytes).map(Opened::into_contents) else { return };
         let Statement::Record(record) = opened.statement else { return };
         if opened.fleet != self.root || record.cluster != self.cluster {
             return;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use crate::prefix::overlapping;
 use crate::{ClusterName, Key, NamespaceName, ObjectName, Prefix, PrefixMap, Resource, ServiceId};
 
 /// How many facts are in each namespace of each cluster.
@@ -58,6 +59,8 @@ pub(super) struct FleetPrefixes {
     by_cluster: BTreeMap<ClusterName, Vec<Prefix>>,
     by_prefix: PrefixMap<BTreeSet<ClusterName>>,
     in_force: BTreeSet<ClusterName>,
+    /// Whose grants in force name each prefix, in the order of the prefixes.
+    granted: BTreeMap<Prefix, BTreeSet<ClusterName>>,
     /// The prefixes of other clusters' grants in force that overlap those of a cluster's: the root's mistake.
     rivals: BTreeMap<ClusterName, Vec<(Prefix, ClusterName)>>,
 }
@@ -76,11 +79,20 @@ impl FleetPrefixes {
             if !owners.is_empty() {
                 self.by_prefix.insert(prefix, owners);
             }
+            if let Some(granted) = self.granted.get_mut(&prefix) {
+                granted.remove(cluster);
+                if granted.is_empty() {
+                    self.granted.remove(&prefix);
+                }
+            }
         }
         for prefix in prefixes {
             let mut owners = self.by_prefix.remove(*prefix).unwrap_or_default();
             owners.insert(cluster.clone());
             self.by_prefix.insert(*prefix, owners);
+            if in_force {
+                self.granted.entry(*prefix).or_default().insert(cluster.clone());
+            }
         }
         self.by_cluster.insert(cluster.clone(), prefixes.to_vec());
         if in_force {
@@ -105,12 +117,11 @@ impl FleetPrefixes {
         if !self.in_force.contains(cluster) {
             return concerned;
         }
-        let own = self.by_cluster.get(cluster).map(Vec::as_slice).unwrap_or_default();
-        for (other, theirs) in self.by_cluster.iter().filter(|(other, _)| *other != cluster && self.in_force.contains(*other)) {
-            for (mine, theirs) in own.iter().flat_map(|mine| theirs.iter().map(move |theirs| (*mine, *theirs))) {
-                if mine.overlaps(theirs) {
+        for mine in self.by_cluster.get(cluster).into_iter().flatten() {
+            for (theirs, others) in overlapping(&self.granted, *mine) {
+                for other in others.iter().filter(|other| *other != cluster) {
                     self.rivals.entry(cluster.clone()).or_default().push((theirs, other.clone()));
-                    self.rivals.entry(other.clone()).or_default().push((mine, cluster.clone()));
+                    self.rivals.entry(other.clone()).or_default().push((*mine, cluster.clone()));
                     concerned.insert(other.clone());
                 }
             }

@@ -191,6 +191,11 @@ impl Cluster {
         named.iter().filter_map(|key| self.signers.get(key)).map(|signer| signer.weight.total()).sum()
     }
 
+    /// Returns what the records of the signers weigh that no grant names, as they are kept.
+    fn strangers(&self) -> usize {
+        self.signers.iter().filter(|(key, _)| !self.names(key)).map(|(_, signer)| signer.weight.kept).sum()
+    }
+
     /// Takes in a record that `signer` signed for this cluster.
     fn note(&mut self, signer: &PublicKey, record: &Record, digest: Sha, bytes: &Bytes) -> Noted {
         let epoch = self.grants.values().filter(|(g, _)| g.keys().any(|key| key == *signer)).map(|(g, _)| g.epoch).max();
@@ -319,9 +324,10 @@ impl Ledger {
 
     /// Takes a grant in; tells whether it was kept. Who was a stranger may be none now, and the other way round.
     pub(super) fn note_grant(&mut self, grant: Arc<Grant>, digest: Sha, bytes: Bytes) -> bool {
-        let kept = self.clusters.entry(grant.cluster.clone()).or_default().note_grant(grant, digest, bytes);
-        let strangers = self.clusters.values().flat_map(|c| c.signers.iter().filter(|(key, _)| !c.names(key)));
-        self.strangers = strangers.map(|(_, signer)| signer.weight.kept).sum();
+        let cluster = self.clusters.entry(grant.cluster.clone()).or_default();
+        let before = cluster.strangers();
+        let kept = cluster.note_grant(grant, digest, bytes);
+        self.strangers = self.strangers - before + cluster.strangers();
         kept
     }
 

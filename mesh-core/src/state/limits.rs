@@ -1,6 +1,6 @@
 //! How much is kept of what others sign, and what it weighs.
 
-use std::ops::{Add, AddAssign, SubAssign};
+use std::ops::{AddAssign, SubAssign};
 
 use bytes::Bytes;
 
@@ -77,28 +77,15 @@ impl Weight {
     }
 }
 
-impl Add for Weight {
-    type Output = Weight;
-    fn add(self, other: Weight) -> Weight {
-        Weight { kept: self.kept + other.kept, facts: self.facts + other.facts }
-    }
-}
-
 impl AddAssign for Weight {
     fn add_assign(&mut self, other: Weight) {
-        *self = *self + other;
+        *self = Weight { kept: self.kept + other.kept, facts: self.facts + other.facts };
     }
 }
 
 impl SubAssign for Weight {
     fn sub_assign(&mut self, other: Weight) {
         *self = Weight { kept: self.kept - other.kept, facts: self.facts - other.facts };
-    }
-}
-
-impl std::iter::Sum for Weight {
-    fn sum<I: Iterator<Item = Weight>>(all: I) -> Weight {
-        all.fold(Weight::default(), Weight::add)
     }
 }
 

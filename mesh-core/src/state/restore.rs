@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::ledger::Evidence;
 use super::{State, Trust};
-use crate::record::{self, Statement};
+use crate::record::{self, Opened, Statement};
 use crate::snapshot::{self, Body, Kept, SnapshotError};
 use crate::{Change, ClusterName, Now, PublicKey, Record};
 
@@ -70,7 +70,7 @@ impl State {
 
     /// Marks the held record that has these bytes as one of two with its version.
     fn dispute(&mut self, bytes: &Bytes, change: &mut Change) {
-        let Ok(opened) = record::open(bytes) else { return };
+        let Ok(opened) = record::open(bytes).map(Opened::into_contents) else { return };
         let Statement::Record(Record { cluster, key, version, .. }) = opened.statement else { return };
         let signer = self.ledger.clusters.get_mut(&cluster).and_then(|known| known.signers.get_mut(&opened.signer));
         let Some(held) = signer.and_then(|signer| signer.records.get_mut(&key)).filter(|held| held.version == version) else {
@@ -87,7 +87,7 @@ impl State {
 }
 
 fn read_evidence(kept: &snapshot::Evidence) -> Result<(ClusterName, PublicKey, Evidence), SnapshotError> {
-    let opened = record::open(&kept.bytes).map_err(|_| SnapshotError::Body)?;
+    let opened = record::open(&kept.bytes).map_err(|_| SnapshotError::Body)?.into_contents();
     let Statement::Record(Record { cluster, key, version, .. }) = opened.statement else { return Err(SnapshotError::Body) };
     let first = kept.digest.as_slice().try_into().map_err(|_| SnapshotError::Body)?;
     let (digests, bytes) = ([first, opened.digest], kept.bytes.clone());

@@ -61,7 +61,7 @@ impl State {
         let slices: BTreeSet<&RecordKey> = keys.filter(|key| matches!(key, RecordKey::Slice(..))).collect();
         let held = slices.into_iter().filter_map(|key| known.counting(&speaking, key));
         let opened = held.filter(|(_, held)| !held.disputed).filter_map(|(_, held)| record::open(&held.bytes).ok());
-        let resources = opened.flat_map(|opened| match opened.statement {
+        let resources = opened.flat_map(|opened| match opened.into_contents().statement {
             Statement::Record(record) => record.resources,
             Statement::Root(_) => Vec::new(),
         });

@@ -175,7 +175,7 @@ impl Victim {
 
 /// Returns how many facts a record names, with the record itself.
 fn facts_in(bytes: &Bytes) -> usize {
-    match mesh_core::record::open(bytes).map(|opened| opened.statement) {
+    match mesh_core::record::open(bytes).map(|opened| opened.into_contents().statement) {
         Ok(mesh_core::Statement::Record(record)) => 1 + record.resources.len(),
         _ => 1,
     }

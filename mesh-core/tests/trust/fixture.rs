@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use mesh_core::record::{RecordKey, Version};
 use mesh_core::{
-    Bytes, Change, ClusterName, Event, Grant, Key, Lease, Namespace, Node, NodeId, Now, Prefix, Record, RefusalReason, Resource,
-    RootRecord, SecretKey, Settings, State, StateConfig, Time, Trust, WallTime, Workload,
+    Bytes, Change, ClusterName, Endpoint, Event, Export, Grant, Key, Lease, Namespace, Node, NodeId, Now, Prefix, Record,
+    RefusalReason, Resource, RootRecord, SecretKey, ServiceKind, SessionAffinity, Settings, State, StateConfig, Time, Trust,
+    WallTime, Workload,
 };
 
 pub(crate) const T0: u64 = 1_800_000_000;
@@ -172,4 +173,26 @@ pub(crate) fn workload_key(id: &str) -> Key {
 
 pub(crate) fn located<'a>(state: &'a State, address: &str) -> mesh_core::Located<'a> {
     state.locate(address.parse().expect("an address"))
+}
+
+/// East's export of a service with one backend.
+pub(crate) fn export(id: &str, address: &str) -> Resource {
+    Resource::Export(Export {
+        cluster: cluster("east"),
+        id: id.parse().expect("a service"),
+        created: Some(now(0).wall),
+        kind: ServiceKind::ClusterIp,
+        ports: Vec::new(),
+        affinity: SessionAffinity::None,
+        traffic: mesh_core::Traffic::default(),
+        publish_not_ready: false,
+        endpoints: vec![Endpoint {
+            addresses: vec![address.parse().expect("an address")],
+            ready: true,
+            terminating: false,
+            hostname: None,
+            node: None,
+            ports: Vec::new(),
+        }],
+    })
 }

@@ -38,7 +38,9 @@ impl East {
         let records = self.publisher.update(&self.state, now(at));
         let (_, bytes) = records.into_iter().find(|(key, _)| key.to_string() == "slice/shop/n1")?;
         let _ = self.state.apply(Event::Record(bytes.clone()), now(at));
-        let Statement::Record(record) = record::open(&bytes).expect("just signed").statement else { unreachable!() };
+        let Statement::Record(record) = record::open(&bytes).expect("just signed").into_contents().statement else {
+            unreachable!()
+        };
         let of = |resource: &Resource| match resource {
             Resource::Workload(workload) => format!("{} {:?}", workload.id.name, workload.addresses),
             _ => unreachable!("a slice holds workloads"),
@@ -172,7 +174,9 @@ fn an_address_that_rests_is_no_backend_either() {
     let backends = |east: &mut East, at| {
         let records = east.publisher.update(&east.state, now(at));
         let (_, bytes) = records.into_iter().find(|(key, _)| *key == RecordKey::Export(id.clone()))?;
-        let Statement::Record(record) = record::open(&bytes).expect("just signed").statement else { unreachable!() };
+        let Statement::Record(record) = record::open(&bytes).expect("just signed").into_contents().statement else {
+            unreachable!()
+        };
         match &record.resources[..] {
             [Resource::Export(export)] => Some(export.endpoints.len()),
             _ => unreachable!("one export"),

@@ -64,7 +64,7 @@ fn a_publisher_says_at_once_what_its_nodes_have_in_force() {
     let mut publisher = Publisher::new(cluster("east"), key_of("east"), root().public(), 1);
     let said = |publisher: &mut Publisher, seconds| -> Vec<(WallTime, Option<u64>)> {
         let leases = publisher.update(&state, now(seconds)).into_iter().filter(|(key, _)| *key == RecordKey::Lease);
-        let lease = |bytes: &mesh_core::Bytes| match record::open(bytes).expect("signed").statement {
+        let lease = |bytes: &mesh_core::Bytes| match record::open(bytes).expect("signed").into_contents().statement {
             Statement::Record(Record { resources, .. }) => match &resources[..] {
                 [Resource::Lease(lease)] => (lease.issued, lease.policies),
                 other => panic!("{other:?}"),

@@ -3,32 +3,10 @@
 use std::sync::Arc;
 
 use mesh_core::{
-    Bytes, Event, Export, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport,
-    ServiceKind, SessionAffinity, WireGuardKey,
+    Bytes, Event, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport, WireGuardKey,
 };
 
 use crate::fixture::*;
-
-fn export(id: &str, address: &str) -> Resource {
-    Resource::Export(Export {
-        cluster: cluster("east"),
-        id: id.parse().expect("a service"),
-        created: Some(now(0).wall),
-        kind: ServiceKind::ClusterIp,
-        ports: Vec::new(),
-        affinity: SessionAffinity::None,
-        traffic: mesh_core::Traffic::default(),
-        publish_not_ready: false,
-        endpoints: vec![mesh_core::Endpoint {
-            addresses: vec![address.parse().expect("an address")],
-            ready: true,
-            terminating: false,
-            hostname: None,
-            node: None,
-            ports: Vec::new(),
-        }],
-    })
-}
 
 #[test]
 fn an_honest_cluster_is_believed() {

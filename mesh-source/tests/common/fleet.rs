@@ -85,7 +85,7 @@ impl Publishing {
     }
 
     fn find(&mut self, bytes: &Bytes) {
-        let Ok(Statement::Record(record)) = record::open(bytes).map(|opened| opened.statement) else { return };
+        let Ok(Statement::Record(record)) = record::open(bytes).map(|opened| opened.into_contents().statement) else { return };
         let RecordKey::Namespace(name) = record.key else { return };
         if !record.resources.is_empty() {
             self.sign(name.as_str());

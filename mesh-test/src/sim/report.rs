@@ -24,29 +24,14 @@ pub struct Report {
 impl Report {
     /// Takes in a run.
     pub fn add(&mut self, seed: u64, outcome: &Outcome) {
-        self.runs += 1;
-        let (sum, one) = (&mut self.counts, &outcome.counts);
-        sum.events += one.events;
-        sum.packets += one.packets;
-        sum.delivered += one.delivered;
-        sum.compared += one.compared;
-        sum.quiet += one.quiet;
-        sum.converged += one.converged;
-        sum.refused += one.refused;
         let broken = outcome.violation.as_ref().map(|violation| violation.promise);
-        for fault in &outcome.faults {
-            let (runs, by) = self.faults.entry(*fault).or_default();
-            *runs += 1;
-            if let Some(broken) = broken {
-                *by.entry(broken).or_default() += 1;
-            }
-        }
-        if broken.is_some() {
-            self.failed.push(seed);
-        }
+        let by = BTreeMap::from_iter(broken.map(|promise| (promise, 1)));
+        let faults = outcome.faults.iter().map(|fault| (*fault, (1, by.clone()))).collect();
+        let failed = Vec::from_iter(broken.map(|_| seed));
+        self.merge(Report { runs: 1, counts: outcome.counts.clone(), faults, failed });
     }
 
-    /// Takes in another thread's runs.
+    /// Takes in other runs.
     pub fn merge(&mut self, other: Report) {
         self.runs += other.runs;
         let (sum, one) = (&mut self.counts, &other.counts);

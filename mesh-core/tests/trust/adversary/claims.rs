@@ -1,31 +1,8 @@
 //! A cluster that says, with its own key, what its grant does not let it say.
 
-use mesh_core::{
-    Endpoint, Export, Lease, NodeLink, RecordKey, Resource, ServiceImport, ServiceKind, SessionAffinity, SourceId, WireGuardKey,
-};
+use mesh_core::{Lease, NodeLink, RecordKey, Resource, ServiceImport, SourceId, WireGuardKey};
 
 use super::*;
-
-fn export(id: &str, address: &str) -> Resource {
-    Resource::Export(Export {
-        cluster: cluster("east"),
-        id: id.parse().expect("a service"),
-        created: Some(now(0).wall),
-        kind: ServiceKind::ClusterIp,
-        ports: Vec::new(),
-        affinity: SessionAffinity::None,
-        traffic: mesh_core::Traffic::default(),
-        publish_not_ready: false,
-        endpoints: vec![Endpoint {
-            addresses: vec![address.parse().expect("an address")],
-            ready: true,
-            terminating: false,
-            hostname: None,
-            node: None,
-            ports: Vec::new(),
-        }],
-    })
-}
 
 fn import(id: &str, address: &str) -> Bytes {
     let id: mesh_core::ServiceId = id.parse().expect("a service");
