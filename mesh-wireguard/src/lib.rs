@@ -50,6 +50,7 @@
 //! the nftables table says in its comment that it is ours. [`Guard::down`] and [`ServiceRules::remove`] remove them.
 
 pub mod batch;
+mod conntrack;
 mod driver;
 pub mod engine;
 mod guard;

@@ -123,8 +123,8 @@ impl Netlink {
         }
     }
 
-    /// Sends a prepared datagram of messages, of which the one numbered `last` asks for an acknowledgement, and waits for that;
-    /// returns the messages that came, without their headers, or the first error.
+    /// Sends a prepared datagram of messages, of which the one numbered `last` asks for an acknowledgement or a dump, and waits for
+    /// the end of that; returns the messages that came, without their headers, or the first error.
     pub(crate) fn transact(&mut self, what: &str, bytes: &[u8], last: u32) -> Result<Vec<Vec<u8>>, NetlinkError> {
         self.socket.send(bytes, 0).map_err(NetlinkError::Socket)?;
         let mut answers = Vec::new();
@@ -133,6 +133,9 @@ impl Netlink {
             let (received, _) = self.socket.recv_from_full().map_err(NetlinkError::Socket)?;
             let mut rest = &received[..];
             while let Some((kind, sequence, message)) = attributes::next_message(&mut rest) {
+                if kind == libc::NLMSG_DONE as u16 {
+                    return Ok(answers);
+                }
                 if kind != libc::NLMSG_ERROR as u16 {
                     answers.push(message.to_vec());
                     continue;

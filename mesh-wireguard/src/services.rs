@@ -17,7 +17,8 @@
 //! speak as any workload of the fleet. (With scope node everything for a workload goes through the tunnel, which sees to it.)
 //!
 //! The kernel's conntrack undoes the translation on whatever path the reply takes, and keeps connections that exist on their
-//! backend when the table changes. A change is one transaction that replaces the table's content.
+//! backend when the table changes, but for those that a lost backend never answered (`conntrack`). A change is one transaction
+//! that replaces the table's content.
 //!
 //! With scope node a packet between two workloads of the node crosses the node twice: from the client's device into the TUN,
 //! and from the TUN to the server. Conntrack must see each connection at one of the two crossings only, or the second one's
@@ -35,6 +36,7 @@ use mesh_core::{Prefix, SessionAffinity};
 use mesh_dataplane::{Backends, Local, Scope, ServiceTable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use crate::conntrack;
 use crate::netlink::attributes::{Attributes, find, push_message};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::nft::{
@@ -103,6 +105,11 @@ impl ServiceRules {
     /// Tells whether the kernel has these rules: as far as the comment of the table tells.
     pub(crate) fn is(&mut self, ruleset: &Ruleset<'_>) -> Result<bool, ServicesError> {
         Ok(self.comment()?.is_some_and(|comment| comment == ruleset.comment()))
+    }
+
+    /// Forgets connections that `services` has no backend for any more and that nobody answers; see [`crate::conntrack`].
+    pub(crate) fn forget_lost(&mut self, services: &ServiceTable) -> Result<usize, ServicesError> {
+        Ok(conntrack::forget_lost(&mut self.0, services)?)
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), ServicesError> {

@@ -9,6 +9,7 @@ use mesh_core::{FlowRecord, NodeId, Prefix};
 use mesh_dataplane::{Actual, Local, Op, Opening, ServiceTable, Tunnel, TunnelError, Want};
 
 use crate::NodeKey;
+use crate::conntrack::has_lost_backends;
 use crate::driver::{Driver, Ended, StatsHandle};
 use crate::engine::Engine;
 use crate::guard;
@@ -95,6 +96,8 @@ pub struct UserTunnel {
     config: UserTunnelConfig,
     port: u16,
     index: u32,
+    /// The length of the device's queue.
+    queue: u32,
     routing: Routing,
     rules: ServiceRules,
     driver: Driver,
@@ -119,7 +122,8 @@ impl UserTunnel {
         sysctl::prepare(&config.device);
         let gone = || TunError::Failed { name: config.device.clone(), source: io::ErrorKind::NotFound.into() };
         let index = routing.link(&config.device)?.ok_or_else(gone)?;
-        routing.bring_up(index, u32::from(config.mtu), if offload { SUPER_QUEUE } else { QUEUE })?;
+        let queue = if offload { SUPER_QUEUE } else { QUEUE };
+        routing.bring_up(index, u32::from(config.mtu), queue)?;
         let guarded = routes::guarded(&routing.routes(config.table)?);
         guard::install_rules(&mut routing, &guard::rules(&config.device, config.table, []))?;
         let engine = Engine::<BoringSession>::new(BoringKey::new(config.key.clone()));
@@ -129,6 +133,7 @@ impl UserTunnel {
             config,
             port,
             index,
+            queue,
             routing,
             rules,
             driver,
@@ -166,6 +171,9 @@ impl UserTunnel {
                 if let Err(error) = self.program_services().and_then(|()| self.program_routes(&op.to_string())) {
                     self.services = before;
                     return Err(error);
+                }
+                if before.is_none_or(|before| has_lost_backends(&before, services)) {
+                    self.forget_lost(services);
                 }
             }
             Op::SetLocal(local) => self.set_local(op, local)?,
@@ -250,6 +258,15 @@ impl UserTunnel {
         })
     }
 
+    /// Sends clients that wait for a lost backend to another one. Where that fails, they find it by themselves in two minutes.
+    fn forget_lost(&mut self, services: &ServiceTable) {
+        match self.rules.forget_lost(services) {
+            Ok(0) => {}
+            Ok(connections) => tracing::info!(connections, "forgot connections to backends that are gone"),
+            Err(error) => tracing::warn!(%error, "connections that wait for a lost backend stay with it for up to two minutes"),
+        }
+    }
+
     fn delete_route(&mut self, op: &Op, prefix: Prefix) -> Result<(), TunnelError> {
         let route = self.overlay_route(prefix);
         self.routing.delete_route(route).map_err(|error| failed(op, error))?;
@@ -268,7 +285,7 @@ impl UserTunnel {
         let programmed = self.routing.routes(self.config.table).map_err(unreadable)?;
         let addresses: BTreeSet<IpAddr> = self.routing.addresses(self.index).map_err(unreadable)?.into_iter().collect();
         // A device that somebody took down has lost its routes, and takes no new ones.
-        self.routing.bring_up(self.index, u32::from(self.config.mtu), QUEUE).map_err(unreadable)?;
+        self.routing.bring_up(self.index, u32::from(self.config.mtu), self.queue).map_err(unreadable)?;
         // Without the rules no route of ours is asked; they are put back here, as they belong to no step.
         self.install_rules().map_err(unreadable)?;
         let statics = self.static_routes();

@@ -1,7 +1,7 @@
 //! Netlink's wire form: messages of attributes, written by hand where no crate knows the attribute.
 
 /// Nested attributes carry this flag in their type.
-const NESTED: u16 = 0x8000;
+pub(crate) const NESTED: u16 = 0x8000;
 
 /// Attributes being written.
 #[derive(Debug, Default)]
