@@ -7,8 +7,8 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{demo_fleet, eventually, fetch_until, finish, may_build_labs, node, workload};
-use landbridge::config::AgentConfig;
+use common::{configure, demo_fleet, eventually, fetch_until, finish, kill, may_build_labs, node, workload};
+use landbridge::config::MirrorConfig;
 use landbridge::lab::Cancel;
 use landbridge::lab::fleet::Fleet;
 use mesh_core::{FlowEvent, FlowRecord};
@@ -32,15 +32,12 @@ fn add(fleet: &mut Fleet, namespace: &str, app: &str, last: u8) -> String {
     format!("east/{namespace}/{name}")
 }
 
-/// Starts the agent of west anew, with its mirror or without.
-fn set_mirror(fleet: &mut Fleet, mirror: Option<&AgentConfig>) -> AgentConfig {
+/// Starts the agent of west anew, with this mirror or without; returns the one before.
+fn set_mirror(fleet: &mut Fleet, mirror: Option<MirrorConfig>) -> Option<MirrorConfig> {
     let west = node(WEST);
-    let path = fleet.socket(&west).with_file_name("agent.yaml");
-    let before = AgentConfig::load(&path).unwrap();
-    let after = AgentConfig { mirror: mirror.and_then(|config| config.mirror.clone()), ..before.clone() };
-    fleet.agent(&west).unwrap().kill().unwrap();
-    eventually("the agent is dead", || !fleet.agent(&west).unwrap().is_running());
-    std::fs::write(&path, serde_saphyr::to_string(&after).unwrap()).unwrap();
+    kill(fleet, &west);
+    let mut before = None;
+    configure(fleet, &west, |config| before = std::mem::replace(&mut config.mirror, mirror));
     fleet.start_agent(&west).unwrap();
     fleet.wait_node_ready(&west, &Cancel::default()).unwrap_or_else(|error| panic!("{error}"));
     before
@@ -87,7 +84,7 @@ fn a_first_packet_waits_for_its_identity_and_is_decided_right() {
     }
     let mut fleet = demo_fleet("first-packet");
     fetch_until(&fleet, "east/shop/web-0", DB, ProbeResult::is_ok);
-    let config = set_mirror(&mut fleet, None);
+    let mirror = set_mirror(&mut fleet, None);
 
     // Allowed, in both families: the first try succeeds, though west's store will never have the record.
     for (last, url) in [(51, DB), (52, DB_V6)] {
@@ -150,7 +147,7 @@ fn a_first_packet_waits_for_its_identity_and_is_decided_right() {
         dropped > 0 && expired > 0 && count(&fleet, |status| status.pulls.get("failed").copied()) > 0
     });
     assert!(told(&fleet, &web).iter().all(|flow| flow.reason == "identity-pending" && !flow.allowed));
-    set_mirror(&mut fleet, Some(&config));
+    set_mirror(&mut fleet, mirror);
     fetch_until(&fleet, &web, DB, ProbeResult::is_ok);
     set_questions(&fleet, true);
     finish(fleet);

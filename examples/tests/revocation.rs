@@ -5,17 +5,17 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::streams::{self, netns, round, serve};
 use common::{PATIENCE, build, eventually, fetch_until, finish, may_build_labs, meshctl, node, shipped_fleet, workload};
 use landbridge::lab::Cancel;
 use landbridge::lab::fleet::Fleet;
 use landbridge::lab::nodes::Underlay;
-use mesh_core::{ClusterName, WorkloadId};
+use mesh_core::ClusterName;
 use mesh_lab::probe::ProbeResult;
 use mesh_source::keyfiles;
 
@@ -60,33 +60,13 @@ fn name_keys(fleet: &Fleet, clusters: &[&str]) {
     fs::write(path, text).unwrap();
 }
 
-/// A server that answers every byte with itself, for as long as the test runs.
-fn echo_server(fleet: &Fleet, at: &WorkloadId, address: SocketAddr) {
-    let netns = fleet.lab().workload(at.cluster.as_str(), at.namespace.as_str(), at.name.as_str()).unwrap();
-    let listener = netns.run(|| TcpListener::bind(address)).unwrap().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
-            });
-        }
-    });
-}
-
-/// Opens a connection from the web server of east; `None` where nobody answers.
+/// Opens a connection from the web server of east, where somebody answers.
 fn open(fleet: &Fleet, to: SocketAddr) -> Option<TcpStream> {
-    let netns = fleet.lab().workload("east", "shop", "web-0").unwrap();
-    let stream = netns.run(|| TcpStream::connect_timeout(&to, OPENING)).unwrap().ok()?;
-    stream.set_read_timeout(Some(OPENING)).unwrap();
-    Some(stream)
+    streams::open(&netns(fleet, &workload("east/shop/web-0")), to, OPENING).ok()
 }
 
-/// Sends a byte and waits for it to come back.
 fn is_alive(stream: &mut TcpStream) -> bool {
-    let mut byte = [b'x'];
-    stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)).is_ok()
+    round(stream).is_ok()
 }
 
 #[test]
@@ -102,7 +82,7 @@ fn a_revoked_cluster_is_out_within_seconds_and_stays_out() {
     let (east, west) = (cluster("east"), node("west/node-1"));
     let server = workload("west/shop/db-0");
     let address = SocketAddr::new(fleet.addresses(&server)[0], 5432);
-    echo_server(&fleet, &server, address);
+    serve(&netns(&fleet, &server), 5432, "");
     let mut established = None;
     eventually("openings are allowed", || {
         established = open(&fleet, address);

@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{build, eventually, finish, may_build_labs, node};
+use common::streams::{self, round, serve};
+use common::{build, eventually, finish, kill, may_build_labs, node};
 use landbridge::api::ServiceTraffic;
 use landbridge::lab::Cancel;
 use landbridge::lab::fleet::Fleet;
@@ -71,36 +72,12 @@ fn directory() -> tempfile::TempDir {
     directory
 }
 
-/// Says its name's first letter to whoever connects, and echoes what comes.
-fn serve(netns: &Netns, name: &'static str) {
-    let listener = netns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8080))).unwrap().unwrap();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let _ = stream.write_all(&name.as_bytes()[..1]);
-                let mut buffer = [0; 1024];
-                while let Ok(len @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..len]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-}
-
 /// Opens a connection; returns it with the letter of the cluster that answered.
 fn open(client: &Netns, address: &str) -> std::io::Result<(TcpStream, char)> {
-    let address = SocketAddr::new(address.parse().unwrap(), 80);
-    client
-        .run(move || {
-            let mut stream = TcpStream::connect_timeout(&address, TRY)?;
-            stream.set_read_timeout(Some(TRY))?;
-            let mut name = [0];
-            stream.read_exact(&mut name)?;
-            Ok((stream, char::from(name[0])))
-        })
-        .unwrap()
+    let mut stream = streams::open(client, SocketAddr::new(address.parse().unwrap(), 80), TRY)?;
+    let mut name = [0];
+    stream.read_exact(&mut name)?;
+    Ok((stream, char::from(name[0])))
 }
 
 /// A connection that was there before, and must not notice anything.
@@ -112,10 +89,8 @@ struct Established {
 
 impl Established {
     fn check(&mut self) {
-        let (before, mut back) = (Instant::now(), [0; 5]);
-        self.stream.write_all(b"hello").unwrap();
-        self.stream.read_exact(&mut back).expect("an established connection to another cluster goes on");
-        assert_eq!(&back, b"hello");
+        let before = Instant::now();
+        round(&mut self.stream).expect("an established connection to another cluster goes on");
         self.longest = self.longest.max(before.elapsed());
         self.rounds += 1;
     }
@@ -149,7 +124,7 @@ fn a_dead_cluster_is_left_in_three_seconds_and_taken_back_without_a_lost_request
     fleet.start_agents().unwrap();
     for (cluster, pods) in [("west", &["web-1", "web-2"][..]), ("north", &["web-1"])] {
         for pod in pods {
-            serve(&fleet.lab().workload(cluster, "shop", pod).unwrap(), cluster);
+            serve(&fleet.lab().workload(cluster, "shop", pod).unwrap(), 8080, &cluster[..1]);
         }
     }
     fleet.wait_ready(&Cancel::default()).unwrap_or_else(|error| panic!("{error}"));
@@ -171,7 +146,7 @@ fn a_dead_cluster_is_left_in_three_seconds_and_taken_back_without_a_lost_request
     // Every node of west dies: its agents, and what connects it.
     let killed = Instant::now();
     for number in [1, 2] {
-        fleet.agent(&node(&format!("west/node-{number}"))).unwrap().kill().unwrap();
+        kill(&fleet, &node(&format!("west/node-{number}")));
         set_link(&fleet, number, false);
     }
     let (mut lost, mut last_lost, mut first_north) = (0, Duration::ZERO, None);

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use landbridge::config::AgentConfig;
 use landbridge::lab::Cancel;
 use landbridge::lab::fleet::{Fleet, FleetOptions};
 use landbridge::lab::nodes::Underlay;
@@ -15,6 +16,9 @@ use mesh_core::{NodeId, WorkloadId};
 use mesh_lab::Lab;
 use mesh_lab::probe::ProbeResult;
 use tempfile::TempDir;
+
+pub mod manifests;
+pub mod streams;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,6 +72,19 @@ pub fn build(test: &str, directory: &Path, underlay: Underlay) -> Fleet {
         meshctl: meshctl(),
     };
     Fleet::build(directory, options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Edits the configuration of a node's agent, for its next start.
+pub fn configure(fleet: &Fleet, node: &NodeId, edit: impl FnOnce(&mut AgentConfig)) {
+    let path = fleet.socket(node).with_file_name("agent.yaml");
+    let mut config = AgentConfig::load(&path).unwrap();
+    edit(&mut config);
+    std::fs::write(&path, serde_saphyr::to_string(&config).unwrap()).unwrap();
+}
+
+/// Kills an agent as a crash does.
+pub fn kill(fleet: &Fleet, node: &NodeId) {
+    fleet.agent(node).unwrap().kill().unwrap();
 }
 
 /// Puts the guard up, starts agents and servers, and waits until all is ready.
