@@ -128,7 +128,7 @@ impl Agent {
         let health = Health::new();
         let view = View { state: &self.state, services: &self.services, health: &health };
         self.table.update(&view, &change, &changed, &Moved::default());
-        self.plan = Some(self.planner.plan_with(&self.state, &policy, self.table.table().clone()));
+        self.plan = Some(self.planner.update(&self.state, &change, &policy, self.table.table().clone()));
         self.tracker.update(&self.state, &change)
     }
 }

@@ -1,5 +1,7 @@
 //! The suite that every [`Tunnel`] passes, whatever it programs.
 
+use std::sync::Arc;
+
 use crate::op::Op;
 use crate::plan::Plan;
 use crate::tunnel::{Actual, Tunnel, TunnelError};
@@ -83,7 +85,7 @@ fn moves_a_route_from_peer_to_peer(tunnel: &mut dyn Tunnel) {
     bring(tunnel, &plan);
     let (prefix, from) = plan.routes.first_key_value().map(|(p, n)| (*p, n.clone())).expect("a full plan has routes");
     let to = plan.peers.keys().find(|node| **node != from).expect("a full plan has several peers").clone();
-    plan.routes.insert(prefix, to);
+    Arc::make_mut(&mut plan.routes).insert(prefix, to);
     bring(tunnel, &plan);
     assert_programmed(tunnel, &plan, "after a prefix moved from one peer to another");
 }

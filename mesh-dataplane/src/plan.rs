@@ -12,7 +12,8 @@ use crate::balancer::{Balancer, Candidate, Standing};
 use crate::op::Op;
 use crate::tunnel::Actual;
 
-/// What one node's tunnel shall do. A plan is a value made of functions: equal facts give equal plans.
+/// What one node's tunnel shall do. A plan is a value made of functions: equal facts give equal plans. What did not change is
+/// shared with the plan before.
 #[derive(Clone)]
 pub struct Plan {
     /// The policy in force, one immutable set.
@@ -20,13 +21,13 @@ pub struct Plan {
     /// Service addresses and the backends behind them.
     pub services: Arc<ServiceTable>,
     /// The other nodes that this one speaks with.
-    pub peers: BTreeMap<NodeId, Peer>,
+    pub peers: Arc<BTreeMap<NodeId, Peer>>,
     /// Where to send, and who may send from there: a prefix cannot have two owners.
-    pub routes: BTreeMap<Prefix, NodeId>,
+    pub routes: Arc<BTreeMap<Prefix, NodeId>>,
     /// This node itself.
     pub local: Local,
     /// Prefixes that must never leave in the clear: what is inside and has no route is dropped.
-    pub guarded: BTreeSet<Prefix>,
+    pub guarded: Arc<BTreeSet<Prefix>>,
 }
 
 /// Another node, as the tunnel reaches it.
@@ -121,10 +122,10 @@ impl Plan {
         Actual {
             policy: Some(self.policy.fingerprint()),
             services: Some(self.services.clone()),
-            peers: self.peers.clone(),
-            routes: self.routes.clone(),
+            peers: (*self.peers).clone(),
+            routes: (*self.routes).clone(),
             local: Some(self.local.clone()),
-            guarded: self.guarded.clone(),
+            guarded: (*self.guarded).clone(),
         }
     }
 
@@ -154,7 +155,7 @@ impl Plan {
         ops.extend(actual.routes.keys().filter(|prefix| !self.routes.contains_key(prefix)).copied().map(Op::DelRoute));
         ops.extend(actual.peers.keys().filter(|node| !self.peers.contains_key(node)).cloned().map(Op::DelPeer));
         if shrinks {
-            ops.push(Op::SetGuarded(self.guarded.clone()));
+            ops.push(Op::SetGuarded((*self.guarded).clone()));
         }
         ops
     }

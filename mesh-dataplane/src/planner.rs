@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_core::{Change, NodeId, NodeLink, Prefix, PrefixMap, Services, State, Trust};
+use mesh_core::{Change, Key, NodeId, NodeLink, Prefix, PrefixMap, Services, State, Trust, Workload, WorkloadId};
 use mesh_policy::PolicySet;
 
 use crate::health::{Health, Moved};
@@ -15,16 +15,31 @@ pub mod services;
 use self::services::{ServicePlanner, View};
 
 /// Derives the plan of one node from the fleet's state.
+///
+/// It keeps what follows from nodes, links and grants: a change of anything else, which is nearly all that changes, costs what
+/// it is about and not what the node knows.
 #[derive(Clone, Debug)]
 pub struct Planner {
     node: NodeId,
     scope: Scope,
+    overlay: Option<Overlay>,
+}
+
+/// The part of a plan that says who is where.
+#[derive(Clone, Debug)]
+struct Overlay {
+    peers: Arc<BTreeMap<NodeId, Peer>>,
+    routes: Arc<BTreeMap<Prefix, NodeId>>,
+    local: Local,
+    guarded: Arc<BTreeSet<Prefix>>,
+    /// The workloads by which nodes without prefixes have addresses.
+    claimants: BTreeSet<WorkloadId>,
 }
 
 impl Planner {
     /// Makes the planner of `node`.
     pub fn new(node: NodeId, scope: Scope) -> Planner {
-        Planner { node, scope }
+        Planner { node, scope, overlay: None }
     }
 
     /// Returns the plan that `state` and `policy` call for.
@@ -35,19 +50,31 @@ impl Planner {
     /// are the nodes within [`Scope`] whose WireGuard key is known; one of the two ends needs an endpoint. A node that claims
     /// this node's own key is none.
     ///
-    /// The services are balanced as if every backend were in reach; [`Planner::plan_with`] takes them as they are.
+    /// The services are balanced as if every backend were in reach; [`Planner::update`] takes them as they are.
     pub fn plan(&self, state: &State, policy: &Arc<PolicySet>) -> Plan {
         let mut services = Services::new(self.node.cluster.clone());
         let changed = services.update(state, &Change::default());
         let mut table = ServicePlanner::new(self.node.clone());
         let health = Health::new();
         table.update(&View { state, services: &services, health: &health }, &Change::default(), &changed, &Moved::default());
-        self.plan_with(state, policy, table.table().clone())
+        let anew = &mut Planner::new(self.node.clone(), self.scope);
+        anew.update(state, &Change::default(), policy, table.table().clone())
     }
 
-    /// Returns the plan that `state` and `policy` call for, with a service table that is kept up to date elsewhere.
-    pub fn plan_with(&self, state: &State, policy: &Arc<PolicySet>, services: Arc<ServiceTable>) -> Plan {
-        let mut owners = owners(state);
+    /// Returns the plan that `state` and `policy` call for, with a service table that is kept up to date elsewhere; `change` is
+    /// all that is different in `state` since the last plan.
+    pub fn update(&mut self, state: &State, change: &Change, policy: &Arc<PolicySet>, services: Arc<ServiceTable>) -> Plan {
+        let moves = |overlay: &Overlay| change.dirty.iter().any(|key| overlay.follows(state, key));
+        let overlay = match self.overlay.take() {
+            Some(overlay) if !moves(&overlay) => overlay,
+            _ => self.overlay(state),
+        };
+        let Overlay { peers, routes, local, guarded, .. } = self.overlay.insert(overlay).clone();
+        Plan { policy: policy.clone(), services, peers, routes, local, guarded }
+    }
+
+    fn overlay(&self, state: &State) -> Overlay {
+        let (mut owners, claimants) = owners(state);
         let links = &state.facts().links;
         let own_link = links.get(&self.node);
         let calls_out_only = own_link.is_none_or(|link| link.endpoints.is_empty());
@@ -58,18 +85,17 @@ impl Planner {
         let local_prefixes: BTreeSet<Prefix> =
             owners.extract_if(.., |_, owner| *owner == self.node).map(|(prefix, _)| prefix).collect();
         owners.retain(|_, owner| peers.contains_key(owner));
-        Plan {
-            policy: policy.clone(),
-            services,
-            guarded: self.guarded(state, &local_prefixes),
+        Overlay {
+            guarded: Arc::new(self.guarded(state, &local_prefixes)),
             local: Local {
                 node: self.node.clone(),
                 overlay: own_link.map(|link| own_overlay(link, &local_prefixes)).unwrap_or_default(),
                 prefixes: local_prefixes,
                 scope: self.scope,
             },
-            routes: owners,
-            peers,
+            routes: Arc::new(owners),
+            peers: Arc::new(peers),
+            claimants,
         }
     }
 
@@ -124,11 +150,33 @@ fn halves(prefix: Prefix) -> Option<(Prefix, Prefix)> {
     Some((low, Prefix::new(prefix.last_address(), len)?))
 }
 
-/// Every prefix that a node speaks for, inside its cluster's grant, with the first claimant.
+impl Overlay {
+    /// Tells whether the overlay follows from the fact, as it was or as it is.
+    fn follows(&self, state: &State, key: &Key) -> bool {
+        match key {
+            Key::Grant(_) | Key::Node(_) | Key::NodeLink(_) => true,
+            Key::Workload(id) => {
+                let workload = state.facts().workloads.get(id);
+                self.claimants.contains(id) || workload.is_some_and(|workload| claimed_by(state, workload).is_some())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Returns the node that speaks for the addresses of a workload because it has no prefixes.
+fn claimed_by(state: &State, workload: &Workload) -> Option<NodeId> {
+    let name = workload.node.clone().filter(|_| !workload.host_network)?;
+    let id = NodeId { cluster: workload.id.cluster.clone(), name };
+    state.facts().nodes.get(&id).is_none_or(|node| node.prefixes.is_empty()).then_some(id)
+}
+
+/// Every prefix that a node speaks for, inside its cluster's grant, with the first claimant; and the workloads that had a part
+/// in it.
 ///
 /// The prefixes of nodes come first, then the addresses of workloads, then the overlay addresses: those are a node's own word,
 /// by which it must not get what is another's.
-fn owners(state: &State) -> BTreeMap<Prefix, NodeId> {
+fn owners(state: &State) -> (BTreeMap<Prefix, NodeId>, BTreeSet<WorkloadId>) {
     let facts = state.facts();
     let mut owners = BTreeMap::new();
     let mut declared = PrefixMap::new();
@@ -140,15 +188,14 @@ fn owners(state: &State) -> BTreeMap<Prefix, NodeId> {
     }
     let may_claim =
         |node: &NodeId, address: IpAddr| declared.lookup(address).is_none() && is_granted(state, node, Prefix::host(address));
-    for workload in facts.workloads.values().filter(|workload| !workload.host_network) {
-        let Some(name) = &workload.node else { continue };
-        let id = NodeId { cluster: workload.id.cluster.clone(), name: name.clone() };
-        if facts.nodes.get(&id).is_none_or(|node| node.prefixes.is_empty()) {
-            for address in workload.addresses.iter().copied().filter(|address| may_claim(&id, *address)) {
-                let owner = owners.entry(Prefix::host(address)).or_insert_with(|| id.clone());
-                if id < *owner {
-                    owner.clone_from(&id);
-                }
+    let mut claimants = BTreeSet::new();
+    for workload in facts.workloads.values() {
+        let Some(id) = claimed_by(state, workload) else { continue };
+        claimants.insert(workload.id.clone());
+        for address in workload.addresses.iter().copied().filter(|address| may_claim(&id, *address)) {
+            let owner = owners.entry(Prefix::host(address)).or_insert_with(|| id.clone());
+            if id < *owner {
+                owner.clone_from(&id);
             }
         }
     }
@@ -157,7 +204,7 @@ fn owners(state: &State) -> BTreeMap<Prefix, NodeId> {
             owners.entry(Prefix::host(address)).or_insert_with(|| link.id.clone());
         }
     }
-    owners
+    (owners, claimants)
 }
 
 fn is_granted(state: &State, node: &NodeId, prefix: Prefix) -> bool {

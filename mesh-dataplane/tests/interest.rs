@@ -382,10 +382,10 @@ proptest! {
 
         // The plan is a part of the whole one, and whole for the clusters whose nodes are asked for.
         let (some, all) = (plan(&narrow), plan(&whole));
-        for (node, peer) in &all.peers {
+        for (node, peer) in all.peers.iter() {
             prop_assert_eq!(some.peers.get(node), Some(peer).filter(|_| members(&node.cluster)), "peer {}", node);
         }
-        for (prefix, node) in &all.routes {
+        for (prefix, node) in all.routes.iter() {
             prop_assert_eq!(some.routes.get(prefix), Some(node).filter(|_| members(&node.cluster)), "route {}", prefix);
         }
         prop_assert_eq!((&some.guarded, &some.local, &some.services), (&all.guarded, &all.local, &all.services));

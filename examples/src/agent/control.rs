@@ -77,7 +77,7 @@ pub struct Control {
     /// When the API was last shown something new.
     pub(super) shown: Time,
     /// The routes of the latest plan.
-    pub(super) routes: BTreeMap<Prefix, NodeId>,
+    pub(super) routes: Arc<BTreeMap<Prefix, NodeId>>,
 }
 
 impl Control {
@@ -195,7 +195,7 @@ impl Control {
         let changed = self.names.take_changed();
         let policy = self.compiler.update(&self.state, &change).clone();
         let table = self.traffic.update(&self.state, &self.services, (&change, &changed), now);
-        let plan = self.planner.plan_with(&self.state, &policy, table);
+        let plan = self.planner.update(&self.state, &change, &policy, table);
         let result = self.reconciler.run(&plan, &mut self.tunnel, now.time);
         let errors = result.err().unwrap_or_default();
         self.shared.metrics.count_reconcile(errors.len());

@@ -1,6 +1,6 @@
 //! The order of starting and stopping.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -205,7 +205,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         reconcile_errors: Vec::new(),
         snapshot_due: false,
         announcement: Announcement::made(link, clock.now().time),
-        routes: BTreeMap::new(),
+        routes: Arc::default(),
         overview: Overview::default(),
         overview_due: false,
         shown: Time::ZERO,

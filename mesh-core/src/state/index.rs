@@ -57,10 +57,11 @@ fn place(key: &Key) -> Option<(&ClusterName, &NamespaceName)> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct FleetPrefixes {
     by_cluster: BTreeMap<ClusterName, Vec<Prefix>>,
-    by_prefix: PrefixMap<BTreeSet<ClusterName>>,
+    /// The clusters in order; nearly always one.
+    by_prefix: PrefixMap<Vec<ClusterName>>,
     in_force: BTreeSet<ClusterName>,
     /// Whose grants in force name each prefix, in the order of the prefixes.
-    granted: BTreeMap<Prefix, BTreeSet<ClusterName>>,
+    granted: BTreeMap<Prefix, Vec<ClusterName>>,
     /// The prefixes of other clusters' grants in force that overlap those of a cluster's: the root's mistake.
     rivals: BTreeMap<ClusterName, Vec<(Prefix, ClusterName)>>,
 }
@@ -75,23 +76,19 @@ impl FleetPrefixes {
         }
         for prefix in self.by_cluster.remove(cluster).unwrap_or_default() {
             let mut owners = self.by_prefix.remove(prefix).unwrap_or_default();
-            owners.remove(cluster);
-            if !owners.is_empty() {
+            if !remove(&mut owners, cluster) {
                 self.by_prefix.insert(prefix, owners);
             }
-            if let Some(granted) = self.granted.get_mut(&prefix) {
-                granted.remove(cluster);
-                if granted.is_empty() {
-                    self.granted.remove(&prefix);
-                }
+            if self.granted.get_mut(&prefix).is_some_and(|granted| remove(granted, cluster)) {
+                self.granted.remove(&prefix);
             }
         }
         for prefix in prefixes {
             let mut owners = self.by_prefix.remove(*prefix).unwrap_or_default();
-            owners.insert(cluster.clone());
+            insert(&mut owners, cluster.clone());
             self.by_prefix.insert(*prefix, owners);
             if in_force {
-                self.granted.entry(*prefix).or_default().insert(cluster.clone());
+                insert(self.granted.entry(*prefix).or_default(), cluster.clone());
             }
         }
         self.by_cluster.insert(cluster.clone(), prefixes.to_vec());
@@ -142,8 +139,8 @@ impl FleetPrefixes {
     }
 
     /// Returns the clusters for which the longest prefix around `address` is named.
-    pub(super) fn owners(&self, address: IpAddr) -> Option<&BTreeSet<ClusterName>> {
-        self.by_prefix.lookup(address).map(|(_, owners)| owners)
+    pub(super) fn owners(&self, address: IpAddr) -> Option<&[ClusterName]> {
+        self.by_prefix.lookup(address).map(|(_, owners)| owners.as_slice())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Prefix> {

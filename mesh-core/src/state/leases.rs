@@ -101,7 +101,7 @@ impl State {
     pub(super) fn watch(&mut self, name: &ClusterName, change: &mut Change) {
         let now = self.now.wall;
         let Some(cluster) = self.ledger.clusters.get(name).filter(|cluster| !cluster.grants.is_empty()) else { return };
-        let grants = cluster.grants.values().flat_map(|(grant, _)| [grant.not_before, grant.not_after]);
+        let grants = cluster.grants.iter().flat_map(|granted| [granted.grant.not_before, granted.grant.not_after]);
         let offers = self.offered.get(&Key::Lease(name.clone()));
         let leases = offers.into_iter().flatten().filter_map(|(_, resource)| match resource {
             Resource::Lease(lease) => Some(lease),

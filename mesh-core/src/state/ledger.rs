@@ -44,10 +44,19 @@ pub(super) struct Policies {
 /// What is known of one cluster.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cluster {
-    pub(super) grants: BTreeMap<Rank, (Arc<Grant>, Bytes)>,
+    /// By rank, lowest first; nearly always one.
+    pub(super) grants: Vec<Granted>,
     /// The first epoch that counts, and the statement that says so.
     pub(super) revoked: Option<(u64, Bytes)>,
     pub(super) signers: BTreeMap<PublicKey, Signer>,
+}
+
+/// A grant, and the statement that says so.
+#[derive(Clone, Debug)]
+pub(super) struct Granted {
+    rank: Rank,
+    pub(super) grant: Arc<Grant>,
+    pub(super) bytes: Bytes,
 }
 
 /// What one key signed for a cluster, whether it has a say or not.
@@ -112,8 +121,8 @@ pub(super) enum Noted {
 impl Cluster {
     /// Returns the grant that decides at `now`: the highest that has begun, else the highest.
     pub(super) fn deciding(&self, now: WallTime) -> Option<&Arc<Grant>> {
-        let begun = self.grants.values().rev().find(|(grant, _)| grant.not_before <= now);
-        begun.or_else(|| self.grants.values().next_back()).map(|(grant, _)| grant)
+        let begun = self.grants.iter().rfind(|granted| granted.grant.not_before <= now);
+        begun.or_else(|| self.grants.last()).map(|granted| &granted.grant)
     }
 
     pub(super) fn standing(&self, now: WallTime) -> Standing<'_> {
@@ -149,7 +158,7 @@ impl Cluster {
 
     /// Tells whether some known grant names `key`.
     pub(super) fn names(&self, key: &PublicKey) -> bool {
-        self.grants.values().any(|(grant, _)| grant.keys().any(|named| named == *key))
+        self.grants.iter().any(|granted| granted.grant.keys().any(|named| named == *key))
     }
 
     /// Returns the records that are held of the signers that a grant names and that `unwanted` picks.
@@ -178,16 +187,22 @@ impl Cluster {
                 evidence.epoch.get_or_insert(grant.epoch);
             }
         }
-        self.grants.insert(rank, (grant, bytes));
-        if self.grants.len() > MAX_GRANTS {
-            self.grants.pop_first();
+        if let Err(place) = self.grants.binary_search_by_key(&rank, |granted| granted.rank) {
+            if self.grants.len() == MAX_GRANTS && place == 0 {
+                return false;
+            }
+            self.grants.reserve_exact(1);
+            self.grants.insert(place, Granted { rank, grant, bytes });
+            if self.grants.len() > MAX_GRANTS {
+                self.grants.remove(0);
+            }
         }
-        self.grants.contains_key(&rank)
+        true
     }
 
     /// Returns what the records of the signers weigh that a grant names, each with its facts.
     fn weight(&self) -> usize {
-        let named: BTreeSet<PublicKey> = self.grants.values().flat_map(|(grant, _)| grant.keys()).collect();
+        let named: BTreeSet<PublicKey> = self.grants.iter().flat_map(|granted| granted.grant.keys()).collect();
         named.iter().filter_map(|key| self.signers.get(key)).map(|signer| signer.weight.total()).sum()
     }
 
@@ -198,7 +213,8 @@ impl Cluster {
 
     /// Takes in a record that `signer` signed for this cluster.
     fn note(&mut self, signer: &PublicKey, record: &Record, digest: Sha, bytes: &Bytes) -> Noted {
-        let epoch = self.grants.values().filter(|(g, _)| g.keys().any(|key| key == *signer)).map(|(g, _)| g.epoch).max();
+        let naming = self.grants.iter().map(|granted| &granted.grant).filter(|grant| grant.keys().any(|key| key == *signer));
+        let epoch = naming.map(|grant| grant.epoch).max();
         let signer = self.signers.entry(*signer).or_default();
         let twin = |e: &Evidence| e.key == record.key && e.version == record.version && e.digests.contains(&digest);
         let disputed = signer.evidence.iter().any(twin);

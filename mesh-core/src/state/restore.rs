@@ -18,7 +18,7 @@ impl State {
         body.root.extend(self.ledger.policies.as_ref().map(|policies| policies.bytes.clone()));
         for cluster in self.ledger.clusters.values() {
             body.root.extend(cluster.revoked.as_ref().map(|(_, bytes)| bytes.clone()));
-            body.root.extend(cluster.grants.values().map(|(_, bytes)| bytes.clone()));
+            body.root.extend(cluster.grants.iter().map(|granted| granted.bytes.clone()));
             for (_, signer) in cluster.signers.iter().filter(|(key, _)| cluster.names(key)) {
                 body.evidence.extend(signer.evidence.iter().map(|evidence| snapshot::Evidence {
                     bytes: evidence.bytes.clone(),

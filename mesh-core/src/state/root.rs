@@ -13,7 +13,7 @@ impl State {
             RootRecord::Grant(grant) => {
                 let name = grant.cluster.clone();
                 let cluster = self.ledger.clusters.entry(name.clone()).or_default();
-                let known = cluster.grants.values().any(|(known, _)| *known == grant);
+                let known = cluster.grants.iter().any(|known| known.grant == grant);
                 let superseded = cluster.deciding(self.now.wall).is_some_and(|known| {
                     (grant.epoch, grant.not_before) < (known.epoch, known.not_before) && grant.not_before <= self.now.wall
                 });

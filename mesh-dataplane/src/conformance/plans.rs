@@ -60,7 +60,8 @@ impl Plans {
             keys: PeerKeys { current: WireGuardKey(peer.keys.current.0.map(|byte| byte ^ 0x55)), next: None },
             endpoints: peer.endpoints.clone(),
         };
-        Plan { peers: plan.peers.iter().map(|(node, peer)| (node.clone(), renewed(peer))).collect(), ..plan.clone() }
+        let peers = plan.peers.iter().map(|(node, peer)| (node.clone(), renewed(peer)));
+        Plan { peers: Arc::new(peers.collect()), ..plan.clone() }
     }
 
     fn plan(&mut self, peers: BTreeMap<NodeId, Peer>, routes: BTreeMap<Prefix, NodeId>) -> Plan {
@@ -72,10 +73,10 @@ impl Plans {
         Plan {
             policy,
             services: Arc::new(self.services()),
-            peers,
-            routes,
+            peers: Arc::new(peers),
+            routes: Arc::new(routes),
             local: Local { node: node(100), prefixes: prefixes(local_index).into(), overlay, scope: Scope::Node },
-            guarded,
+            guarded: Arc::new(guarded),
         }
     }
 

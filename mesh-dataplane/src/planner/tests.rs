@@ -5,6 +5,8 @@ use mesh_core::{
     Service, ServiceKind, ServicePort, SessionAffinity, Settings, StateConfig,
 };
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::test_fleet::*;
 
@@ -35,7 +37,7 @@ fn routes_and_peers_are_the_other_nodes_of_the_scope() {
 #[test]
 fn guarded_is_what_may_only_go_through_the_tunnel() {
     let fleet = Fleet::new();
-    let guarded = |scope| prefixes(&fleet.plan("east/n1", scope).guarded);
+    let guarded = |scope| prefixes(&*fleet.plan("east/n1", scope).guarded);
     assert_eq!(guarded(Scope::Node), ["10.1.0.0/16", "10.2.0.0/15", "fd00:1::/48", "fd00:2::/48"]);
     assert_eq!(guarded(Scope::Fleet), ["10.2.0.0/15", "fd00:2::/48"], "the own cluster is the CNI's");
     let cluster = fleet.plan("east/n1", Scope::Cluster).guarded;
@@ -199,7 +201,7 @@ fn prefixes_stay_guarded_when_their_grant_is_over() {
     let guarded = |state: &State, scope| {
         let mut compiler = mesh_policy::Compiler::new();
         let policy = compiler.update(state, &Change::default()).clone();
-        prefixes(&Planner::new(node_id("east/n1"), scope).plan(state, &policy).guarded)
+        prefixes(&*Planner::new(node_id("east/n1"), scope).plan(state, &policy).guarded)
     };
     let before = guarded(&state, Scope::Fleet);
     assert_eq!(before, ["10.2.0.0/15", "fd00:2::/48"]);
@@ -217,9 +219,52 @@ fn overlapping_grants_are_guarded_once() {
     let mut fleet = Fleet::new();
     let grant = Grant { cluster: "north".parse().expect("valid"), prefixes: vec![prefix("10.2.7.0/24")], ..east(&fleet) };
     fleet.set(Resource::Grant(Arc::new(grant)));
-    assert_eq!(prefixes(&fleet.plan("east/n1", Scope::Fleet).guarded), ["10.2.0.0/15", "fd00:2::/48"]);
+    assert_eq!(prefixes(&*fleet.plan("east/n1", Scope::Fleet).guarded), ["10.2.0.0/15", "fd00:2::/48"]);
 }
 
 fn east(fleet: &Fleet) -> Grant {
     (*fleet.state.facts().grants["east"]).clone()
+}
+
+proptest! {
+    /// A change costs what it is about, and the plan is the one that is made anew.
+    #[test]
+    fn an_updated_plan_is_the_one_made_from_scratch(edits in prop::collection::vec((0..5u8, 0..4u8, 0..4u8), 1..40)) {
+        let mut fleet = Fleet::new();
+        let scopes = [Scope::Fleet, Scope::Cluster, Scope::Node];
+        let mut planners = scopes.map(|scope| Planner::new(node_id("east/n1"), scope));
+        let mut before = fleet.state.clone();
+        for (kind, which, how) in edits {
+            let (cluster, number) = [("east", 1), ("east", 1), ("west", 2), ("west", 3)][usize::from(which)];
+            let node = if which % 2 == 0 { "n1" } else { "n2" };
+            let id = format!("{cluster}/shop/pod-{how}");
+            match kind {
+                0 if how < 2 => fleet.node(&format!("{cluster}/{node}"), which, &[]),
+                0 => fleet.node(&format!("{cluster}/{node}"), which, &[&format!("10.{number}.{which}.0/24")]),
+                1 => fleet.unset(Key::Node(node_id(&format!("{cluster}/{node}")))),
+                2 | 3 => fleet.workload(&id, node, &[&format!("10.{number}.{which}.{}", 10 + how)]),
+                _ => fleet.unset(Key::Workload(id.parse().expect("a workload"))),
+            }
+            let change = difference(&before, &fleet.state);
+            before = fleet.state.clone();
+            for (planner, scope) in planners.iter_mut().zip(scopes) {
+                let anew = fleet.plan("east/n1", scope);
+                prop_assert_eq!(planner.update(&fleet.state, &change, fleet.policy(), anew.services.clone()), anew);
+            }
+        }
+    }
+}
+
+/// What a state would have said on the way from one to the other.
+fn difference(before: &State, after: &State) -> Change {
+    let (then, now) = (before.facts(), after.facts());
+    let mut change = Change::default();
+    let nodes = then.nodes.keys().chain(now.nodes.keys()).filter(|id| then.nodes.get(*id) != now.nodes.get(*id));
+    change.dirty.extend(nodes.cloned().map(Key::Node));
+    let links = then.links.keys().chain(now.links.keys()).filter(|id| then.links.get(*id) != now.links.get(*id));
+    change.dirty.extend(links.cloned().map(Key::NodeLink));
+    let workloads = then.workloads.keys().chain(now.workloads.keys());
+    let workloads = workloads.filter(|id| then.workloads.get(*id) != now.workloads.get(*id));
+    change.dirty.extend(workloads.cloned().map(Key::Workload));
+    change
 }

@@ -142,7 +142,7 @@ fn routes_are_withdrawn_when_policy_cannot_be_applied_for_longer_than_the_grace(
         if now.since(seconds(100)) >= POLICY_GRACE {
             break;
         }
-        assert_eq!(tunnel.actual().routes, before.routes, "within the grace connections live on");
+        assert_eq!(tunnel.actual().routes, *before.routes, "within the grace connections live on");
         now = reconciler.poll_timeout().expect("set");
     }
     assert_eq!(now, seconds(130), "the end of the grace is not slept through");

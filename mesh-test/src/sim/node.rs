@@ -377,7 +377,7 @@ impl Live {
         }
         let change = std::mem::take(&mut self.pending);
         let policy = self.compiler.update(&self.state, &change).clone();
-        let plan = self.planner.plan_with(&self.state, &policy, Arc::<ServiceTable>::default());
+        let plan = self.planner.update(&self.state, &change, &policy, Arc::<ServiceTable>::default());
         let Live { engine, out, actual, dropped, .. } = self;
         let mut tunnel = SimTunnel { engine, out, actual, dropped, now };
         self.reconciler.run(&plan, &mut tunnel, now.time).map_err(|errors| format!("steps failed: {errors:?}"))?;
