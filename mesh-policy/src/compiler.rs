@@ -77,6 +77,8 @@ struct Parts {
     node_claims: HashMap<NodeId, nodes::Claims>,
     exports: Exports,
     digest: Digest,
+    /// Of the prefixes that are the fleet's.
+    pending: Digest,
     ipblock_matches_pods: bool,
 }
 
@@ -235,6 +237,7 @@ impl Default for Parts {
             node_claims: HashMap::new(),
             exports: Exports::default(),
             digest: Digest::default(),
+            pending: Digest::default(),
             ipblock_matches_pods: true,
         };
         // Number 0 of each is the empty one, for good.
@@ -250,6 +253,7 @@ impl Default for Parts {
 impl Parts {
     fn update<'a>(&mut self, state: &'a State, mut dirty: Dirty<'a>, set: &mut PolicySet) {
         self.ipblock_matches_pods = state.config().settings.ipblock_matches_pods;
+        let has_grants = !dirty.grants.is_empty();
         let mut edits = Edits::default();
         for key in &dirty.policies {
             self.book.update(state, key, &mut edits);
@@ -282,6 +286,11 @@ impl Parts {
         self.compile_fresh(set);
         self.collect(set);
         self.number_clusters(set);
+        if has_grants {
+            self.pending = Digest::default();
+            let named = state.cluster_prefixes().filter(|(_, prefixes)| !prefixes.is_empty());
+            named.for_each(|named| self.pending.add(&named));
+        }
         set.fingerprint = self.fingerprint(state);
     }
 
@@ -417,9 +426,7 @@ impl Parts {
     fn fingerprint(&self, state: &State) -> u64 {
         let settings = &state.config().settings;
         let flags = [settings.ipblock_matches_pods, settings.own_node_ingress_allowed, settings.own_node_egress_allowed];
-        let mut pending: Vec<_> = state.cluster_prefixes().filter(|(_, prefixes)| !prefixes.is_empty()).collect();
-        pending.sort_unstable();
-        self.digest.fingerprint(&(flags, state.cross_cluster_default() as u8, pending, &state.config().domains))
+        self.digest.fingerprint(&(flags, state.cross_cluster_default() as u8, self.pending, &state.config().domains))
     }
 }
 

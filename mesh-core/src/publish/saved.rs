@@ -28,12 +28,11 @@ pub enum RestoreError {
     },
 }
 
+/// No counter: the next life has a higher incarnation, so a record that is signed again makes nothing to save.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Saved {
     cluster: ClusterName,
     incarnation: u64,
-    counter: u64,
     /// When each export was first signed, in nanoseconds since the Unix epoch.
     exports: BTreeMap<ServiceId, WallTime>,
     /// The clusterset addresses that were allocated.
@@ -46,12 +45,12 @@ struct Saved {
 }
 
 impl Publisher {
-    /// Returns what the next life of the publisher needs.
+    /// Returns what the next life of the publisher needs: the same until a record comes or goes for good, an address is given or
+    /// given up, or a service is exported for the first time.
     pub fn save(&self) -> Vec<u8> {
         let saved = Saved {
             cluster: self.cluster.clone(),
             incarnation: self.incarnation,
-            counter: self.counter,
             exports: self.first_signed.clone(),
             imports: self.addresses.given.clone(),
             records: self.published.keys().cloned().collect(),

@@ -30,7 +30,7 @@ impl Sha {
 }
 
 /// The sum, modulo 2^256, of the hashes of everything that is in: the same whatever the order in which it came and went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Digest {
     high: u128,
     low: u128,
