@@ -60,8 +60,24 @@ impl PublicKey {
 
     /// Tells whether `signature` is this key's over `message` (strict: no malleable or small-order forms).
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        let signature = Signature::from_bytes(signature);
-        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
+        Verifier::read(&self.0).is_ok_and(|key| key.verifies(message, signature))
+    }
+}
+
+/// A public key whose point was computed: reading it costs a quarter of verifying a signature.
+pub(crate) struct Verifier(VerifyingKey);
+
+impl Verifier {
+    pub(crate) fn read(bytes: &[u8; 32]) -> Result<Verifier, KeyError> {
+        VerifyingKey::from_bytes(bytes).map(Verifier).map_err(|_| KeyError::Point)
+    }
+
+    pub(crate) fn key(&self) -> PublicKey {
+        PublicKey(self.0.to_bytes())
+    }
+
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 }
 

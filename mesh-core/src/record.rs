@@ -14,6 +14,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::keys::Verifier;
 use crate::{ClusterName, Grant, NameError, NamespaceName, ObjectName, PublicKey, Resource, SecretKey, ServiceId};
 
 mod decode;
@@ -139,7 +140,7 @@ pub enum RecordError {
 
 /// Bytes whose form and signature are right, with their contents; whether the signer has a say is another question.
 ///
-/// Only [`open`] makes one and nobody can change it, so that a record that was verified once, on whatever thread, can be given to
+/// Only [`open`] and the holder of the key ([`open_own`]) make one and nobody can change it, so that a record that was verified once, on whatever thread, can be given to
 /// any number of states as [`Event::Opened`](crate::Event::Opened).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -213,26 +214,62 @@ fn seal(kind: wire::Kind, payload: Vec<u8>, key: &SecretKey) -> Result<Bytes, Si
 
 /// Reads a record and checks its signature against the signer's key inside.
 pub fn open(bytes: &Bytes) -> Result<Opened, RecordError> {
-    let too_large = |max| RecordError::TooLarge { len: bytes.len(), max };
-    if bytes.len() > MAX_ROOT_RECORD_BYTES {
-        return Err(too_large(MAX_ROOT_RECORD_BYTES));
+    let envelope = Unchecked::read(bytes)?;
+    let signer: [u8; 32] = envelope.signer.as_slice().try_into().map_err(|_| form("a public key has 32 bytes"))?;
+    let verifier = Verifier::read(&signer).map_err(|error| form(&error.to_string()))?;
+    let signature: [u8; 64] = envelope.signature.as_slice().try_into().map_err(|_| form("a signature has 64 bytes"))?;
+    let signed = signed(envelope.kind, &envelope.payload);
+    if !verifier.verifies(&signed, &signature) {
+        return Err(RecordError::Signature { signer: verifier.key() });
     }
-    let form = |what: &str| RecordError::Form(what.into());
-    let wire::Envelope { kind, payload, signer, signature } =
-        wire::Envelope::decode(&bytes[..]).map_err(|_| form("no envelope"))?;
-    let kind = wire::Kind::from_number(kind).ok_or_else(|| form("an unknown kind"))?;
-    if bytes.len() > limit(kind) {
-        return Err(too_large(limit(kind)));
+    envelope.opened(verifier.key(), &signed, bytes)
+}
+
+/// Reads a record that `key` has signed, without checking the signature: whoever holds the key could sign whatever it says.
+///
+/// # Errors
+/// Returns an error where another key is named as the signer, as of a wrong signature, or the bytes are no record.
+pub fn open_own(bytes: &Bytes, key: &SecretKey) -> Result<Opened, RecordError> {
+    let (envelope, own) = (Unchecked::read(bytes)?, key.public());
+    if envelope.signer != own.as_bytes() {
+        return Err(RecordError::Signature { signer: own });
     }
-    let signer = decode::public_key(&signer).map_err(RecordError::Form)?;
-    let signature: [u8; 64] = signature.try_into().map_err(|_| form("a signature has 64 bytes"))?;
-    let signed = signed(kind, &payload);
-    if !signer.verifies(&signed, &signature) {
-        return Err(RecordError::Signature { signer });
+    envelope.opened(own, &signed(envelope.kind, &envelope.payload), bytes)
+}
+
+fn form(what: &str) -> RecordError {
+    RecordError::Form(what.into())
+}
+
+/// An envelope of a permitted size, about which nothing is known yet.
+struct Unchecked {
+    kind: wire::Kind,
+    payload: Vec<u8>,
+    signer: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl Unchecked {
+    fn read(bytes: &Bytes) -> Result<Unchecked, RecordError> {
+        let too_large = |max| RecordError::TooLarge { len: bytes.len(), max };
+        if bytes.len() > MAX_ROOT_RECORD_BYTES {
+            return Err(too_large(MAX_ROOT_RECORD_BYTES));
+        }
+        let wire::Envelope { kind, payload, signer, signature } =
+            wire::Envelope::decode(&bytes[..]).map_err(|_| form("no envelope"))?;
+        let kind = wire::Kind::from_number(kind).ok_or_else(|| form("an unknown kind"))?;
+        if bytes.len() > limit(kind) {
+            return Err(too_large(limit(kind)));
+        }
+        Ok(Unchecked { kind, payload, signer, signature })
     }
-    let (fleet, statement) = parse(kind, &payload).map_err(RecordError::Form)?;
-    let contents = Contents { signer, fleet, statement, digest: Sha256::digest(&signed).into() };
-    Ok(Opened { contents, bytes: bytes.clone() })
+
+    /// Reads the payload, of which `signer` is known to have signed `signed`.
+    fn opened(&self, signer: PublicKey, signed: &[u8], bytes: &Bytes) -> Result<Opened, RecordError> {
+        let (fleet, statement) = parse(self.kind, &self.payload).map_err(RecordError::Form)?;
+        let contents = Contents { signer, fleet, statement, digest: Sha256::digest(signed).into() };
+        Ok(Opened { contents, bytes: bytes.clone() })
+    }
 }
 
 /// Returns the record in bytes that were opened before.

@@ -76,8 +76,12 @@ pub(crate) struct Evidence {
 
 /// Returns the snapshot with `body`.
 pub(crate) fn seal(body: &Body) -> Vec<u8> {
-    let body = body.encode_to_vec();
-    [&MAGIC[..], &FORMAT_VERSION.to_be_bytes(), &Sha256::digest(&body), &body].concat()
+    let mut bytes = Vec::with_capacity(HEADER + body.encoded_len());
+    bytes.resize(HEADER, 0);
+    body.encode(&mut bytes).expect("a vector has room");
+    let digest = Sha256::digest(&bytes[HEADER..]);
+    bytes[..HEADER].copy_from_slice(&[&MAGIC[..], &FORMAT_VERSION.to_be_bytes(), &digest].concat());
+    bytes
 }
 
 /// Returns the body of a snapshot whose checksum matches.

@@ -50,6 +50,21 @@ fn facts_that_records_do_not_carry_and_giants_are_not_signed() {
 }
 
 #[test]
+fn who_signed_reads_what_everybody_reads_and_nobody_elses() {
+    let (root, key) = (SecretKey::from_bytes([2; 32]).public(), SecretKey::from_bytes([1; 32]));
+    let cluster = "east".parse().expect("a name");
+    let record = Record { cluster, version: Version::default(), key: RecordKey::Lease, resources: Vec::new() };
+    let bytes = record.sign(&root, &key).expect("a tombstone fits");
+    assert_eq!(open_own(&bytes, &key), open(&bytes));
+    let other = SecretKey::from_bytes([3; 32]);
+    assert!(matches!(open_own(&bytes, &other), Err(RecordError::Signature { .. })));
+    // A signature that is not looked at is not the only thing that can be wrong.
+    let mut cut = bytes.to_vec();
+    cut.truncate(bytes.len() - 1);
+    assert!(open_own(&cut.into(), &key).is_err());
+}
+
+#[test]
 fn record_keys_read_back_what_they_write() {
     for text in ["node/n1", "namespace/shop", "slice/shop/n1", "export/shop/db", "import/shop/db", "lease"] {
         assert_eq!(text.parse::<RecordKey>().map(|key| key.to_string()), Ok(text.to_owned()));

@@ -1,10 +1,12 @@
 //! The state's part in a snapshot.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::ledger::Evidence;
 use super::{State, Trust};
-use crate::record::{self, Opened, Statement};
+use crate::record::{self, Opened, RecordError, Statement};
 use crate::snapshot::{self, Body, Kept, SnapshotError};
 use crate::{Change, ClusterName, Now, PublicKey, Record};
 
@@ -36,13 +38,26 @@ impl State {
     ///
     /// Signatures are verified again. What no longer holds (a grant that ended meanwhile) is refused as at any other time.
     pub fn restore(&mut self, bytes: &[u8], now: Now) -> Result<Change, SnapshotError> {
+        self.restore_with(bytes, now, &mut |bytes| record::open(bytes).map(Arc::new))
+    }
+
+    /// Does the same with what `open` says of the records: it may remember what was verified already.
+    ///
+    /// # Errors
+    /// Returns an error where [`State::restore`] does.
+    pub fn restore_with(
+        &mut self,
+        bytes: &[u8],
+        now: Now,
+        open: &mut dyn FnMut(&Bytes) -> Result<Arc<Opened>, RecordError>,
+    ) -> Result<Change, SnapshotError> {
         let Trust::Signed { root, .. } = self.config.trust else { return Err(SnapshotError::NoFleet) };
         let body = snapshot::open(bytes)?;
         if body.fleet != root.as_bytes() {
             return Err(SnapshotError::ForeignFleet);
         }
         // All of it is read before any of it is taken in: a broken snapshot leaves nothing behind.
-        let evidence = body.evidence.iter().map(read_evidence).collect::<Result<Vec<_>, _>>()?;
+        let evidence = body.evidence.iter().map(|kept| read_evidence(kept, open)).collect::<Result<Vec<_>, _>>()?;
         let mut change = Change::default();
         self.advance(now, &mut change);
         // Evidence first and grants before records, so that nothing is believed or refused on the way that is not at the end.
@@ -53,12 +68,13 @@ impl State {
             }
         }
         for bytes in body.root {
-            self.take_signed(&bytes, &mut change);
+            self.take_read(open(&bytes).as_deref(), &mut change);
         }
         for kept in body.records {
-            self.take_signed(&kept.bytes, &mut change);
-            if kept.disputed {
-                self.dispute(&kept.bytes, &mut change);
+            let read = open(&kept.bytes);
+            self.take_read(read.as_deref(), &mut change);
+            if let Some(opened) = read.ok().filter(|_| kept.disputed) {
+                self.dispute(&opened, &mut change);
             }
         }
         for cluster in self.ledger.clusters.keys().cloned().collect::<Vec<_>>() {
@@ -68,28 +84,31 @@ impl State {
         Ok(change)
     }
 
-    /// Marks the held record that has these bytes as one of two with its version.
-    fn dispute(&mut self, bytes: &Bytes, change: &mut Change) {
-        let Ok(opened) = record::open(bytes).map(Opened::into_contents) else { return };
-        let Statement::Record(Record { cluster, key, version, .. }) = opened.statement else { return };
-        let signer = self.ledger.clusters.get_mut(&cluster).and_then(|known| known.signers.get_mut(&opened.signer));
-        let Some(held) = signer.and_then(|signer| signer.records.get_mut(&key)).filter(|held| held.version == version) else {
+    /// Marks the held record that says the same as one of two with its version.
+    fn dispute(&mut self, opened: &Opened, change: &mut Change) {
+        let Statement::Record(Record { cluster, key, version, .. }) = &opened.statement else { return };
+        let signer = self.ledger.clusters.get_mut(cluster).and_then(|known| known.signers.get_mut(&opened.signer));
+        let Some(held) = signer.and_then(|signer| signer.records.get_mut(key)).filter(|held| held.version == *version) else {
             return;
         };
         held.disputed = true;
-        let speaking = self.active.get(&cluster).map(Vec::as_slice).unwrap_or_default();
-        let counting = self.ledger.clusters.get(&cluster).and_then(|known| known.counting(speaking, &key));
+        let speaking = self.active.get(cluster).map(Vec::as_slice).unwrap_or_default();
+        let counting = self.ledger.clusters.get(cluster).and_then(|known| known.counting(speaking, key));
         if let Some((_, held)) = counting.filter(|(signer, _)| *signer == opened.signer) {
-            let said = held.offered(&key);
+            let said = held.offered(key);
             self.replace(Some(said), None, change);
         }
     }
 }
 
-fn read_evidence(kept: &snapshot::Evidence) -> Result<(ClusterName, PublicKey, Evidence), SnapshotError> {
-    let opened = record::open(&kept.bytes).map_err(|_| SnapshotError::Body)?.into_contents();
-    let Statement::Record(Record { cluster, key, version, .. }) = opened.statement else { return Err(SnapshotError::Body) };
+fn read_evidence(
+    kept: &snapshot::Evidence,
+    open: &mut dyn FnMut(&Bytes) -> Result<Arc<Opened>, RecordError>,
+) -> Result<(ClusterName, PublicKey, Evidence), SnapshotError> {
+    let opened = open(&kept.bytes).map_err(|_| SnapshotError::Body)?;
+    let Statement::Record(Record { cluster, key, version, .. }) = &opened.statement else { return Err(SnapshotError::Body) };
     let first = kept.digest.as_slice().try_into().map_err(|_| SnapshotError::Body)?;
     let (digests, bytes) = ([first, opened.digest], kept.bytes.clone());
-    Ok((cluster, opened.signer, Evidence { key, version, digests, bytes, epoch: kept.epoch }))
+    let evidence = Evidence { key: key.clone(), version: *version, digests, bytes, epoch: kept.epoch };
+    Ok((cluster.clone(), opened.signer, evidence))
 }

@@ -18,8 +18,13 @@ impl State {
         if !matches!(self.config.trust, Trust::Signed { .. }) {
             return self.refuse(change, "record", RefusalReason::NotAllowedHere, "no fleet is configured");
         }
-        match record::open(bytes) {
-            Ok(opened) => self.take_opened(&opened, change),
+        self.take_read(record::open(bytes).as_ref(), change);
+    }
+
+    /// Takes in what came of reading a signed statement.
+    pub(super) fn take_read(&mut self, read: Result<&Opened, &RecordError>, change: &mut Change) {
+        match read {
+            Ok(opened) => self.take_opened(opened, change),
             Err(error) => {
                 let reason = match error {
                     RecordError::Signature { .. } => RefusalReason::BadSignature,
@@ -35,8 +40,8 @@ impl State {
         let Trust::Signed { root, .. } = self.config.trust else {
             return self.refuse(change, "record", RefusalReason::NotAllowedHere, "no fleet is configured");
         };
-        let subject = opened.statement.to_string();
         if opened.fleet != root {
+            let subject = opened.statement.to_string();
             return self.refuse(change, subject, RefusalReason::ForeignFleet, format!("for the fleet of {}", opened.fleet));
         }
         let (digest, bytes) = (opened.digest, opened.bytes());
@@ -47,16 +52,19 @@ impl State {
             }
             Statement::Root(_) if opened.signer != root => {
                 let detail = format!("signed by {}, which is not the root", opened.signer);
-                self.refuse(change, subject, RefusalReason::BadSignature, detail);
+                self.refuse(change, opened.statement.to_string(), RefusalReason::BadSignature, detail);
             }
-            Statement::Root(record) => self.take_root(record.clone(), &subject, digest, bytes.clone(), change),
+            Statement::Root(record) => {
+                self.take_root(record.clone(), &opened.statement.to_string(), digest, bytes.clone(), change);
+            }
         }
     }
 
     fn take_record(&mut self, record: &Record, signer: PublicKey, digest: Sha, bytes: &Bytes, change: &mut Change) {
-        let subject = format!("{} {}", record.cluster, record.key);
+        // Most records are refused nothing, and need no name.
+        let subject = || format!("{} {}", record.cluster, record.key);
         if let Err((reason, detail)) = check_form(record) {
-            return self.refuse(change, subject, reason, detail);
+            return self.refuse(change, subject(), reason, detail);
         }
         let now = self.now.wall;
         let cluster = self.ledger.clusters.get(&record.cluster);
@@ -65,7 +73,7 @@ impl State {
         let quarantined = cluster.is_some_and(|cluster| cluster.is_quarantined(now));
         let before = self.said(&record.cluster, &record.key);
         let Some(noted) = self.ledger.note(&signer, record, digest, bytes) else {
-            return self.refuse(change, subject, RefusalReason::OverLimit, "no room for more records of this signer");
+            return self.refuse(change, subject(), RefusalReason::OverLimit, "no room for more records of this signer");
         };
         if !has_say {
             // Kept all the same: what is believed later must not depend on which grant came first.
@@ -77,23 +85,23 @@ impl State {
                 (None, Some(_)) => (RefusalReason::BadSignature, format!("the grant does not name {signer}")),
             };
             if noted != Noted::Known {
-                self.refuse(change, subject, reason, detail);
+                self.refuse(change, subject(), reason, detail);
             }
             return;
         }
         match noted {
             Noted::Known => {}
-            Noted::Replayed(newer) => self.replayed(change, subject, record.version, newer),
+            Noted::Replayed(newer) => self.replayed(change, subject(), record.version, newer),
             Noted::Equivocation => {
                 let detail = format!("two records of version {}: the cluster is quarantined until a new epoch", record.version);
-                self.refuse(change, subject, RefusalReason::Equivocation, detail);
+                self.refuse(change, subject(), RefusalReason::Equivocation, detail);
                 self.settle(&record.cluster, change);
             }
             Noted::New { .. } if quarantined => {
-                self.refuse(change, subject, RefusalReason::Quarantined, "kept until a grant of a new epoch");
+                self.refuse(change, subject(), RefusalReason::Quarantined, "kept until a grant of a new epoch");
             }
             Noted::New { disputed } => match self.counts(&record.cluster, &record.key) {
-                Some((counting, version)) if counting != signer => self.replayed(change, subject, record.version, version),
+                Some((counting, version)) if counting != signer => self.replayed(change, subject(), record.version, version),
                 _ => {
                     let new = if disputed { None } else { Some(self.believable(record, change)) };
                     self.replace(before, new, change);

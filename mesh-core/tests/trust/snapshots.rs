@@ -1,6 +1,8 @@
 //! A restart in the middle of things.
 
-use mesh_core::{RecordKey, RefusalReason, SecretKey, SnapshotError, State};
+use std::sync::Arc;
+
+use mesh_core::{Bytes, RecordError, RecordKey, RefusalReason, SecretKey, SnapshotError, State, record};
 use proptest::prelude::*;
 
 use crate::fixture::*;
@@ -32,6 +34,24 @@ fn a_restart_knows_what_was_known() {
     assert_eq!(before.facts(), after.facts());
     assert!(after.is_quarantined(&cluster("west")) && !after.is_quarantined(&cluster("east")));
     assert_eq!(after.snapshot(), before.snapshot());
+}
+
+#[test]
+fn what_was_verified_already_need_not_be_again() {
+    let (snapshot, mut asked) = (lived().snapshot(), 0);
+    let mut state = state_of("north");
+    let mut open = |bytes: &Bytes| {
+        asked += 1;
+        record::open(bytes).map(Arc::new)
+    };
+    state.restore_with(&snapshot, now(5), &mut open).map(|_| ()).expect("a snapshot");
+    assert!(asked >= 6, "{asked}");
+    assert_eq!(state.facts(), restarted().facts());
+    // Nothing is believed past the one who is asked; evidence that is none makes the whole snapshot worthless.
+    let mut nothing = |_: &Bytes| Err(RecordError::Form("no".into()));
+    let mut state = state_of("north");
+    assert!(state.restore_with(&snapshot, now(5), &mut nothing).is_err());
+    assert!(state.facts().grants.is_empty());
 }
 
 #[test]

@@ -96,8 +96,19 @@ where
     text.parse().expect("the simulator makes good names")
 }
 
-/// Returns the key of a cluster in its `life`-th life.
+/// Returns the key of a cluster in its `life`-th life. The first ones are made once: a key costs as much as a signature.
 pub fn cluster_key(cluster: usize, life: u64) -> SecretKey {
+    const CLUSTERS: usize = 4;
+    const LIVES: u64 = 8;
+    static FIRST: LazyLock<Vec<SecretKey>> =
+        LazyLock::new(|| (1..=LIVES).flat_map(|life| (0..CLUSTERS).map(move |cluster| make_key(cluster, life))).collect());
+    if cluster < CLUSTERS && (1..=LIVES).contains(&life) {
+        return FIRST[(life as usize - 1) * CLUSTERS + cluster].clone();
+    }
+    make_key(cluster, life)
+}
+
+fn make_key(cluster: usize, life: u64) -> SecretKey {
     let mut seed = [7; 32];
     seed[0] = u8::try_from(cluster).expect("few clusters");
     seed[1..9].copy_from_slice(&life.to_le_bytes());
@@ -105,14 +116,14 @@ pub fn cluster_key(cluster: usize, life: u64) -> SecretKey {
 }
 
 /// Returns the root's key.
-pub fn root_key() -> SecretKey {
-    SecretKey::from_bytes([1; 32])
+pub fn root_key() -> &'static SecretKey {
+    static KEY: LazyLock<SecretKey> = LazyLock::new(|| SecretKey::from_bytes([1; 32]));
+    &KEY
 }
 
 /// Returns the root's public key.
 pub fn root_key_public() -> PublicKey {
-    static KEY: LazyLock<PublicKey> = LazyLock::new(|| root_key().public());
-    *KEY
+    root_key().public()
 }
 
 impl Fleet {

@@ -43,6 +43,7 @@ impl World<'_> {
     fn plant(&mut self, cluster: usize, record: &Record, key: &SecretKey, place: usize) {
         let signed: Result<Bytes, _> = record.sign(&fleet::root_key_public(), key);
         let Ok(bytes) = signed else { return };
+        self.verified.signed(&bytes, [key]);
         // A twin needs a place of its own, or the store would forget the other one.
         let path = Path::new(Some(cluster), format!("{}+{place}", record.key));
         self.put(cluster, &path, &bytes);

@@ -1,10 +1,12 @@
 //! One node: the crates that an agent is made of, without its threads, sockets and files.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mesh_core::record::Opened;
+use mesh_core::record::{Opened, RecordError};
 use mesh_core::{
     Bytes, Change, Event, FlowRecord, Key, NodeId, Now, Publisher, RecordKey, Resource, SecretKey, SourceId, State, StateConfig,
     Time, Trust, WallTime,
@@ -17,7 +19,7 @@ use mesh_wireguard::engine::Engine;
 use super::fleet::{self, Fleet, NodeSpec};
 use super::known::Known;
 use super::session::{Clock, SimKey, SimSession};
-use super::store::Path;
+use super::store::{Path, Verified};
 
 /// The snapshots that a disk keeps, so that a node can be given an old one.
 const SNAPSHOTS: usize = 4;
@@ -33,10 +35,30 @@ pub struct SimNode {
     /// Running.
     pub live: Option<Box<Live>>,
     /// Its snapshots, newest last, each with what the model knew then.
-    pub disk: VecDeque<(Vec<u8>, Known)>,
+    pub disk: VecDeque<(Vec<u8>, Then)>,
     /// What its publisher must remember.
     pub memory: Vec<u8>,
     clock: Clock,
+}
+
+/// What the model knew at a time: what was known at a start, and how much of what was told since.
+#[derive(Clone)]
+pub struct Then {
+    start: Rc<Known>,
+    told: Rc<RefCell<Vec<Arc<Opened>>>>,
+    count: usize,
+}
+
+impl Then {
+    fn new(known: &Known) -> Then {
+        Then { start: Rc::new(known.clone()), told: Rc::default(), count: 0 }
+    }
+
+    fn known(&self) -> Known {
+        let mut known = (*self.start).clone();
+        self.told.borrow().iter().take(self.count).for_each(|opened| known.tell(opened));
+        known.saved()
+    }
 }
 
 /// A running agent.
@@ -45,6 +67,7 @@ pub struct Live {
     pub state: State,
     /// What it was told.
     pub known: Known,
+    then: Then,
     /// Its data plane.
     pub engine: Engine<SimSession>,
     /// What the engine has to say.
@@ -74,6 +97,8 @@ pub struct Live {
 /// A publisher, and what it stands behind.
 pub struct Publishing {
     publisher: Publisher,
+    /// The keys that it may sign with.
+    keys: Vec<SecretKey>,
     /// What it signed last, by place.
     pub signed: BTreeMap<Path, Bytes>,
     /// What is not in the store yet.
@@ -187,7 +212,8 @@ impl SimNode {
     ///
     /// # Errors
     /// Returns an error where a good snapshot of its own is not taken, or a damaged one is.
-    pub fn start(&mut self, fleet: &Fleet, how: Start, life: Option<Life>, at: u64) -> Result<(), String> {
+    pub fn start(&mut self, world: (&Fleet, &mut Verified), how: Start, life: Option<Life>, at: u64) -> Result<(), String> {
+        let (fleet, verified) = world;
         let now = self.now(at);
         self.clock.store(now.time.as_nanos(), Ordering::Relaxed);
         let trust = Trust::Signed { root: fleet::root_key_public(), cluster: self.spec.id.cluster.clone() };
@@ -211,21 +237,25 @@ impl SimNode {
                 }
             }
             (Some((bytes, then)), _) => {
-                pending = state.restore(bytes, now).map_err(|error| format!("its own snapshot was not taken: {error}"))?;
-                known = then.clone();
+                let mut open = |bytes: &Bytes| verified.open(bytes).ok_or(RecordError::Form("no record".into()));
+                let taken = state.restore_with(bytes, now, &mut open);
+                pending = taken.map_err(|error| format!("its own snapshot was not taken: {error}"))?;
+                known = then.known();
                 restored = true;
             }
             (None, _) => {}
         }
         let publisher = life.map(|Life { incarnation, key, next_key }| {
             let (cluster, root) = (self.spec.id.cluster.clone(), fleet::root_key_public());
+            let keys = [&key].into_iter().chain(&next_key).cloned().collect();
             let restored = Publisher::restore(cluster.clone(), key.clone(), root, incarnation, &self.memory);
             let mut publisher = restored.unwrap_or_else(|_| Publisher::new(cluster, key, root, incarnation));
             next_key.into_iter().for_each(|key| publisher.set_next_key(key));
-            Publishing { publisher, signed: BTreeMap::new(), waiting: BTreeSet::new() }
+            Publishing { publisher, keys, signed: BTreeMap::new(), waiting: BTreeSet::new() }
         });
         self.live = Some(Box::new(Live {
             state,
+            then: Then::new(&known),
             known,
             engine: Engine::new(SimKey::new(self.spec.key, self.clock.clone())),
             out: Output::new(),
@@ -261,11 +291,11 @@ impl SimNode {
         if self.disk.len() >= SNAPSHOTS {
             self.disk.pop_front();
         }
-        self.disk.push_back((live.state.snapshot(), live.known.saved()));
+        self.disk.push_back((live.state.snapshot(), live.then.clone()));
     }
 
     /// Signs what changed; what it must remember is on the disk first. Returns whether something waits for the store.
-    pub fn publish(&mut self, cluster: usize, now: Now) -> bool {
+    pub fn publish(&mut self, cluster: usize, now: Now, verified: &mut Verified) -> bool {
         let Some(live) = self.live.as_mut() else { return false };
         let Some(publishing) = &mut live.publisher else { return false };
         let due = std::mem::take(&mut live.unpublished) || publishing.publisher.poll_timeout() <= now.time;
@@ -276,6 +306,7 @@ impl SimNode {
             }
             for (key, bytes) in records {
                 let path = path_of(cluster, &key);
+                verified.signed(&bytes, &publishing.keys);
                 publishing.signed.insert(path.clone(), bytes);
                 publishing.waiting.insert(path);
             }
@@ -292,6 +323,7 @@ pub fn path_of(cluster: usize, key: &RecordKey) -> Path {
 impl Publishing {
     /// Gives the publisher the key that it goes on with.
     pub fn set_next_key(&mut self, key: SecretKey) {
+        self.keys.push(key.clone());
         self.publisher.set_next_key(key);
     }
 }
@@ -323,6 +355,8 @@ impl Live {
     /// Tells a record that was verified, to the state and to the model.
     pub fn tell(&mut self, opened: &Arc<Opened>, now: Now) {
         self.known.tell(opened);
+        self.then.told.borrow_mut().push(opened.clone());
+        self.then.count += 1;
         self.apply(Event::Opened(opened.clone()), now);
     }
 

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mesh_core::Bytes;
 use mesh_core::record::{self, Opened};
+use mesh_core::{Bytes, RootRecord, SecretKey};
+
+use super::fleet;
 
 /// Where a record lies: the cluster whose it is (`None`: the root's), and a name that says what it is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,16 +91,21 @@ impl Tail {
     }
 }
 
-/// Every record is verified once, however many nodes read it: a signature costs more than all else that a simulation does.
+/// What is known of signed bytes, so that each signature is made once and verified at most once, however many nodes read it: they
+/// cost more than all else that a simulation does.
 #[derive(Debug, Default)]
 pub struct Verified {
-    opened: HashMap<Bytes, Option<Arc<Opened>>>,
+    opened: HashMap<Bytes, Option<Arc<Opened>>, foldhash::fast::RandomState>,
+    /// The first grants of all clusters, which are the same in every run.
+    grants: Vec<(RootRecord, Bytes)>,
     /// Signatures that were verified.
     pub checked: u64,
 }
 
 /// The records that are kept between runs; beyond, all are forgotten.
-const MAX_VERIFIED: usize = 1 << 16;
+const MAX_VERIFIED: usize = 1 << 12;
+/// The clusters of the largest fleet.
+const MAX_GRANTS: usize = 4;
 
 impl Verified {
     /// Returns what is in the bytes; `None` where they are no record.
@@ -106,12 +113,42 @@ impl Verified {
         if let Some(known) = self.opened.get(bytes) {
             return known.clone();
         }
+        self.checked += 1;
+        let opened = record::open(bytes).ok().map(Arc::new);
+        self.keep(bytes, opened.clone());
+        opened
+    }
+
+    /// Notes what one of `keys` has just signed: it is read as any record, and its signature is known to be right.
+    pub fn signed<'a>(&mut self, bytes: &Bytes, keys: impl IntoIterator<Item = &'a SecretKey>) {
+        if !self.opened.contains_key(bytes)
+            && let Some(opened) = keys.into_iter().find_map(|key| record::open_own(bytes, key).ok())
+        {
+            self.keep(bytes, Some(Arc::new(opened)));
+        }
+    }
+
+    /// Signs a statement of the root.
+    ///
+    /// # Panics
+    /// Panics where it does not fit into a record.
+    pub fn sign_root(&mut self, said: &RootRecord) -> Bytes {
+        if let Some((_, bytes)) = self.grants.iter().find(|(known, _)| known == said) {
+            return bytes.clone();
+        }
+        let key = fleet::root_key();
+        let bytes = said.sign(key).expect("what the root says fits into a record");
+        if matches!(said, RootRecord::Grant(grant) if grant.epoch == 1) && self.grants.len() < MAX_GRANTS {
+            self.grants.push((said.clone(), bytes.clone()));
+        }
+        self.signed(&bytes, [key]);
+        bytes
+    }
+
+    fn keep(&mut self, bytes: &Bytes, opened: Option<Arc<Opened>>) {
         if self.opened.len() >= MAX_VERIFIED {
             self.opened.clear();
         }
-        self.checked += 1;
-        let opened = record::open(bytes).ok().map(Arc::new);
-        self.opened.insert(bytes.clone(), opened.clone());
-        opened
+        self.opened.insert(bytes.clone(), opened);
     }
 }
