@@ -249,6 +249,33 @@ fn a_handshake_that_the_peer_does_not_finish_is_begun_anew() {
 }
 
 #[test]
+fn a_restarted_peer_whose_first_data_is_lost_is_called() {
+    let keys = node_keys();
+    let mut pair = boring(keys.clone());
+    pair.introduce();
+    pair.settle();
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 100)).len(), 1);
+    // B starts again and calls; A answers; what would tell A that B has the new keys is lost.
+    pair.now.time = pair.now.time + Duration::from_secs(2);
+    std::thread::sleep(Duration::from_millis(2));
+    pair.replace(1, BoringKey::new(keys[1].clone()));
+    let current = PeerKeys { current: keys[0].public(), next: None };
+    pair.set_peer(1, 0, current);
+    pair.pass(1);
+    pair.pass(0);
+    pair.outputs[1].clear();
+    // B has nothing to say. A goes on with keys that B has lost, until it calls.
+    assert!(pair.carry(0, &packet(0, 1, true, 100)).is_empty());
+    for _ in 0..8 {
+        pair.now.time = pair.now.time + Duration::from_millis(250);
+        let now = pair.now;
+        pair.engines[0].handle_timeout(now, &mut pair.outputs[0]);
+        pair.settle();
+    }
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 100)).len(), 1);
+}
+
+#[test]
 fn a_peer_that_switches_to_its_next_key_is_followed() {
     let [a, b] = node_keys();
     let next = NodeKey::from_bytes([3; 32]);

@@ -165,7 +165,7 @@ impl SimSession {
         self.heard();
         out[..8].copy_from_slice(&header(2, local));
         out[8..12].copy_from_slice(&remote.to_le_bytes());
-        let tag = self.tag(0, &out[..12]);
+        let tag = self.tag(stamp, &out[..12]);
         out[12..20].copy_from_slice(&tag.to_le_bytes());
         out[20..RESPONSE_LEN].fill(0);
         self.last_sent = born;
@@ -173,13 +173,14 @@ impl SimSession {
     }
 
     fn take_response(&mut self, datagram: &[u8], receiver: u32, out: &mut [u8]) -> Step {
-        if self.tag_of_peer(0, &datagram[..12]).to_le_bytes() != datagram[12..20] {
-            return Step::Refused(Refusal::Unauthentic);
-        }
         let mut initiated = [self.initiated, self.initiated_before].into_iter().flatten();
         let Some((_, stamp)) = initiated.find(|(index, _)| *index == receiver) else {
             return Step::Refused(Refusal::NoSession);
         };
+        // An answer is to one initiation: one that was given in an earlier life is none, although indices come again.
+        if self.tag_of_peer(stamp, &datagram[..12]).to_le_bytes() != datagram[12..20] {
+            return Step::Refused(Refusal::Unauthentic);
+        }
         let remote = word(datagram, 4);
         let keys = Keys {
             local: receiver,

@@ -179,9 +179,10 @@ impl<S: Session> Engine<S> {
             self.emit_by(index, step, now, out);
         }
         let Some(Some(link)) = self.links.get(index as usize) else { return };
-        // An answer that leads to nothing (it was lost, or its initiation was an old one sent again) ends the waiting.
+        // An answer that leads to nothing (it was lost, or what confirms it, or its initiation was an old one sent again) ends the
+        // waiting. The keys before it are no comfort then: who calls may have lost them.
         let waits = link.answered.is_some_and(|at| now.time.since(at) < RETRY);
-        let is_heard = link.confirmed.is_some() && now.time.since(link.heard) < SILENCE;
+        let is_heard = link.confirmed.is_some() && link.answered.is_none() && now.time.since(link.heard) < SILENCE;
         let (key, is_confirmed, count) = (link.key, link.confirmed.is_some(), link.claimants.len());
         for at in 0..count {
             let Some(handle) = self.links[index as usize].as_ref().and_then(|link| link.claimants.get(at).copied()) else {

@@ -77,17 +77,22 @@ impl<S: Session> Pair<S> {
         self.set_peer(1, 0, keys[0]);
     }
 
+    /// Carries what one engine has to say now to the other one.
+    pub(crate) fn pass(&mut self, from: usize) {
+        let mut wire = Datagrams::new();
+        let arriving = self.outputs[from].datagrams.iter().filter(|(to, _)| *to == self.addresses[1 - from]);
+        arriving.for_each(|(_, bytes)| wire.push(self.addresses[from], bytes));
+        self.outputs[from].datagrams.clear();
+        self.engines[1 - from].handle_udp(&wire, self.now, &mut self.outputs[1 - from]);
+    }
+
     /// Carries datagrams to and fro until there is none, those to other addresses into the void; returns the packets that came
     /// out of each engine.
     pub(crate) fn settle(&mut self) -> [Vec<Vec<u8>>; 2] {
         let mut delivered = [Vec::new(), Vec::new()];
         while self.outputs.iter().any(|output| !output.datagrams.is_empty()) {
             for from in 0..2 {
-                let mut wire = Datagrams::new();
-                let arriving = self.outputs[from].datagrams.iter().filter(|(to, _)| *to == self.addresses[1 - from]);
-                arriving.for_each(|(_, bytes)| wire.push(self.addresses[from], bytes));
-                self.outputs[from].datagrams.clear();
-                self.engines[1 - from].handle_udp(&wire, self.now, &mut self.outputs[1 - from]);
+                self.pass(from);
                 let packets = &mut self.outputs[1 - from].packets;
                 delivered[1 - from].extend(packets.iter().map(<[u8]>::to_vec));
                 packets.clear();
