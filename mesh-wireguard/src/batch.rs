@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::ecn;
+
 /// A batch of packets.
 #[derive(Debug, Default)]
 pub struct Packets {
@@ -76,6 +78,7 @@ impl Packets {
 pub struct Datagrams {
     packets: Packets,
     addresses: Vec<SocketAddr>,
+    marks: Vec<u8>,
 }
 
 impl Datagrams {
@@ -88,6 +91,7 @@ impl Datagrams {
     pub fn clear(&mut self) {
         self.packets.clear();
         self.addresses.clear();
+        self.marks.clear();
     }
 
     /// Returns the number of datagrams.
@@ -105,10 +109,23 @@ impl Datagrams {
         self.addresses.iter().copied().zip(self.packets.iter())
     }
 
+    /// Returns the datagrams in order, each with the two bits of its ECN field.
+    pub fn iter_marked(&self) -> impl Iterator<Item = (SocketAddr, u8, &[u8])> {
+        self.iter().zip(&self.marks).map(|((address, datagram), mark)| (address, *mark, datagram))
+    }
+
     /// Adds a copy of `datagram`.
     pub fn push(&mut self, address: SocketAddr, datagram: &[u8]) {
         self.packets.push(datagram);
         self.addresses.push(address);
+        self.marks.push(0);
+    }
+
+    /// Gives the last datagram its ECN field; without that it is Not-ECT.
+    pub fn mark(&mut self, ecn: u8) {
+        if let Some(mark) = self.marks.last_mut() {
+            *mark = ecn & ecn::MASK;
+        }
     }
 
     /// Returns room for the next datagram, as [`Packets::spare`].
@@ -120,6 +137,7 @@ impl Datagrams {
     pub fn commit(&mut self, address: SocketAddr, len: usize) {
         self.packets.commit(len);
         self.addresses.push(address);
+        self.marks.push(0);
     }
 }
 

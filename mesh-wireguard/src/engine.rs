@@ -9,6 +9,7 @@ use mesh_dataplane::{Forwarder, Inbound, Op, Opening, Outbound, PeerHandle, Rele
 
 use self::peer::{Link, PeerState};
 use crate::batch::{Datagrams, Output, Packets};
+use crate::ecn;
 use crate::message::Message;
 use crate::session::{Initiator, LocalKey, MAX_SESSIONS, ROOM, Refusal, Session, Step};
 use crate::stats::{EngineCounters, PeerStats, TunnelStats};
@@ -64,8 +65,8 @@ impl<S: Session> Engine<S> {
 
     /// Takes datagrams that were received.
     pub fn handle_udp(&mut self, datagrams: &Datagrams, now: Now, out: &mut Output) {
-        for (source, datagram) in datagrams.iter() {
-            if let Err(refusal) = self.handle_datagram(source, datagram, now, out) {
+        for (source, mark, datagram) in datagrams.iter_marked() {
+            if let Err(refusal) = self.handle_datagram((source, mark), datagram, now, out) {
                 self.counters.refused.count(refusal);
             }
         }
@@ -148,11 +149,23 @@ impl<S: Session> Engine<S> {
             return;
         };
         let step = link.session.encapsulate(packet, out.datagrams.spare(packet.len() + ROOM));
+        // A handshake that goes out in the packet's place has no mark.
+        let is_data = |len: usize, room: &[u8]| matches!(Message::parse(&room[..len]), Some(Message::Data { .. }));
+        let marked = matches!(step, Step::Send(len) if is_data(len, out.datagrams.spare(0)));
         let sent = emit(peer.endpoint, step, out, &mut self.counters);
+        if marked && sent > 0 {
+            out.datagrams.mark(ecn::of(packet));
+        }
         peer.sent(sent, now);
     }
 
-    fn handle_datagram(&mut self, source: SocketAddr, datagram: &[u8], now: Now, out: &mut Output) -> Result<(), Refusal> {
+    fn handle_datagram(
+        &mut self,
+        (source, mark): (SocketAddr, u8),
+        datagram: &[u8],
+        now: Now,
+        out: &mut Output,
+    ) -> Result<(), Refusal> {
         let message = Message::parse(datagram).ok_or(Refusal::Malformed)?;
         let index = match message {
             Message::Initiation => match self.local.identify(source.ip(), datagram, out.datagrams.spare(ROOM)) {
@@ -206,7 +219,10 @@ impl<S: Session> Engine<S> {
         };
         let from = from.filter(|from| link.claimants.contains(from)).or_else(|| link.claimants.first().copied());
         let confirms = link.confirmed != Some(receiver) && (link.answered.is_some() || link.confirmed.is_none());
+        let is_whole = len == 0 || ecn::arrive(&mut room[..len], mark);
+        self.counters.congested += u64::from(!is_whole);
         if len > 0
+            && is_whole
             && let Some(from) = from
             && self.forwarder.handle_inbound(from, &room[..len], now) == Inbound::Deliver
         {

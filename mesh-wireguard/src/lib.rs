@@ -52,6 +52,7 @@
 pub mod batch;
 mod conntrack;
 mod driver;
+mod ecn;
 pub mod engine;
 mod guard;
 mod key;

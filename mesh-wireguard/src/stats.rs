@@ -48,6 +48,8 @@ pub struct EngineCounters {
     pub no_session: u64,
     /// Datagrams for peers whose address is not known (yet).
     pub no_endpoint: u64,
+    /// Packets without ECN whose datagrams had met congestion: dropped, so that their senders learn of it (RFC 6040 §4.2).
+    pub congested: u64,
 }
 
 /// Messages that were not believed, by reason.

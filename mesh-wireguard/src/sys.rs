@@ -16,34 +16,37 @@ use crate::batch::Datagrams;
 /// How many datagrams or packets are handled before the others get their turn.
 pub(crate) const BATCH: usize = 64;
 
-/// Sets the send buffer of a socket beyond the system's limit, where that is permitted.
-pub(crate) fn force_send_buffer(socket: &impl AsRawFd, len: usize) {
-    let len = libc::c_int::try_from(len).unwrap_or(libc::c_int::MAX);
-    let value: *const libc::c_int = &len;
-    // SAFETY: the option's value is a c_int that lives through the call. A refusal leaves the buffer as it was.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_SNDBUFFORCE,
-            value.cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        );
-    }
-}
-
-/// Lets the kernel fragment the datagrams of a socket that are too long for the path, instead of refusing them.
-pub(crate) fn allow_fragments(socket: &impl AsRawFd, ipv4: bool) -> io::Result<()> {
-    let (level, name, value) = if ipv4 {
-        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
-    } else {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
-    };
+/// Sets an option that is a number.
+fn set_option(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let pointer: *const libc::c_int = &value;
     // SAFETY: the option's value is a c_int that lives through the call.
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer.cast(), size_of::<libc::c_int>() as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the send buffer of a socket beyond the system's limit, where that is permitted. A refusal leaves it as it was.
+pub(crate) fn force_send_buffer(socket: &impl AsRawFd, len: usize) {
+    let len = libc::c_int::try_from(len).unwrap_or(libc::c_int::MAX);
+    let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, len);
+}
+
+/// Lets the kernel fragment the datagrams of a socket that are too long for the path, instead of refusing them.
+pub(crate) fn allow_fragments(socket: &impl AsRawFd, ipv4: bool) -> io::Result<()> {
+    if ipv4 {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+    } else {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
+    }
+}
+
+/// Has the kernel tell the ECN field of what a socket receives.
+pub(crate) fn tell_marks(socket: &impl AsRawFd, ipv4: bool) -> io::Result<()> {
+    if ipv4 {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)
+    } else {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
+    }
 }
 
 /// Opens a TUN device that gives and takes packets with a header in front, super-packets and unfinished checksums among them.
@@ -147,15 +150,9 @@ const SOL_UDP: libc::c_int = libc::IPPROTO_UDP;
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Has the kernel collect datagrams of one sender and one length before it hands them over; tells whether it does.
-pub(crate) fn collect_datagrams(socket: &impl AsRawFd) -> bool {
-    let on: libc::c_int = 1;
-    let pointer: *const libc::c_int = &on;
-    // SAFETY: the option's value is a c_int that lives through the call.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), SOL_UDP, libc::UDP_GRO, pointer.cast(), size_of::<libc::c_int>() as libc::socklen_t)
-    };
-    result == 0
+/// Has the kernel collect datagrams of one sender and one length before it hands them over.
+pub(crate) fn collect_datagrams(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Buffers to receive a batch of datagrams into.
@@ -204,30 +201,52 @@ impl Receiver {
             let address = unsafe { SockAddr::new(address, header.msg_hdr.msg_namelen) };
             let bytes = &self.bytes[at * COLLECTION..][..header.msg_len as usize];
             let Some(address) = address.as_socket() else { continue };
-            match collected(&header.msg_hdr) {
-                Some(len) if len > 0 => bytes.chunks(len).for_each(|datagram| into.push(address, datagram)),
-                _ => into.push(address, bytes),
+            let told = told(&header.msg_hdr);
+            // The kernel collects what has one mark only.
+            for datagram in bytes.chunks(told.len.filter(|len| *len > 0).unwrap_or(COLLECTION)) {
+                into.push(address, datagram);
+                into.mark(told.mark);
             }
         }
         Ok(truncated)
     }
 }
 
-/// Returns the length of the datagrams that a received message is made of, where it is several.
-fn collected(header: &libc::msghdr) -> Option<usize> {
-    // SAFETY: the header is as the kernel filled it in, and its control buffer lives.
-    let message = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
-    if (message.cmsg_level, message.cmsg_type) != (SOL_UDP, libc::UDP_GRO) {
-        return None;
-    }
-    // SAFETY: this message's data is a c_int.
-    let len = unsafe { libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned() };
-    usize::try_from(len).ok()
+/// What the kernel tells of a received message.
+#[derive(Default)]
+struct Told {
+    /// The length of the datagrams that it is made of, where it is several.
+    len: Option<usize>,
+    /// Its traffic class, of which the lower two bits are the ECN field.
+    mark: u8,
 }
 
-/// Sends datagrams, as many as the kernel takes; returns how many it did not. With `in_runs` datagrams of one length to one
-/// address that follow each other go as one message, until the kernel refuses that and sets it to `false`.
-pub(crate) fn send<'a>(socket: RawFd, datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>, in_runs: &mut bool) -> u64 {
+fn told(header: &libc::msghdr) -> Told {
+    let mut told = Told::default();
+    // SAFETY: the header is as the kernel filled it in, and its control buffer lives.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: as above; what the kernel wrote ends with a null pointer.
+    while let Some(message) = unsafe { next.as_ref() } {
+        // SAFETY: the data of these messages is a c_int, but for the one that is a byte.
+        unsafe {
+            let data = libc::CMSG_DATA(message);
+            let number = || data.cast::<libc::c_int>().read_unaligned();
+            match (message.cmsg_level, message.cmsg_type) {
+                (SOL_UDP, libc::UDP_GRO) => told.len = usize::try_from(number()).ok(),
+                (libc::IPPROTO_IP, libc::IP_TOS) => told.mark = data.read(),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => told.mark = number() as u8,
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(header, message);
+        }
+    }
+    told
+}
+
+/// Sends datagrams, each with the ECN field that it is to have, as many as the kernel takes; returns how many it did not. With
+/// `in_runs` datagrams of one length and field to one address that follow each other go as one message, until the kernel refuses
+/// that and sets it to `false`.
+pub(crate) fn send<'a>(socket: RawFd, datagrams: impl Iterator<Item = (SocketAddr, u8, &'a [u8])>, in_runs: &mut bool) -> u64 {
     let mut datagrams = datagrams.peekable();
     let mut lost = 0;
     // SAFETY: all-zero slots are valid ones, without data.
@@ -239,7 +258,7 @@ pub(crate) fn send<'a>(socket: RawFd, datagrams: impl Iterator<Item = (SocketAdd
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
         let (mut count, mut used) = (0, 0);
         while used < BATCH
-            && let Some((address, first)) = datagrams.next()
+            && let Some((address, mark, first)) = datagrams.next()
         {
             let (begin, mut bytes) = (used, first.len());
             slots[used] = slot(first);
@@ -249,8 +268,11 @@ pub(crate) fn send<'a>(socket: RawFd, datagrams: impl Iterator<Item = (SocketAdd
                 && used < BATCH
                 && used - begin < RUN
                 && last == first.len()
-                && let Some((_, next)) = datagrams.next_if(|(to, next)| {
-                    *to == address && next.len() <= first.len() && !next.is_empty() && bytes + next.len() <= RUN_BYTES
+                && let Some((.., next)) = datagrams.next_if(|(to, like, next)| {
+                    (*to, *like) == (address, mark)
+                        && next.len() <= first.len()
+                        && !next.is_empty()
+                        && bytes + next.len() <= RUN_BYTES
                 })
             {
                 slots[used] = slot(next);
@@ -262,9 +284,9 @@ pub(crate) fn send<'a>(socket: RawFd, datagrams: impl Iterator<Item = (SocketAdd
             header.msg_namelen = address.len();
             header.msg_iov = &raw mut slots[begin];
             header.msg_iovlen = (used - begin) as _;
-            if used - begin > 1 {
-                ask_for_run(header, &mut controls[count], first.len() as u16);
-            }
+            let ipv4 = address.is_ipv4();
+            let run = (used - begin > 1).then_some(first.len() as u16);
+            ask_for(header, &mut controls[count], (mark != 0).then_some((ipv4, mark)), run);
             count += 1;
         }
         let mut done = 0;
@@ -297,27 +319,46 @@ fn slot(datagram: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() }
 }
 
-/// Has a message sent as a run of datagrams of `len` bytes, the last of which may be shorter.
-fn ask_for_run(header: &mut libc::msghdr, control: &mut Control, len: u16) {
-    header.msg_control = std::ptr::from_mut(control).cast();
+/// Has a message sent with an ECN field, and as a run of datagrams of some length, the last of which may be shorter.
+fn ask_for(header: &mut libc::msghdr, control: &mut Control, mark: Option<(bool, u8)>, run: Option<u16>) {
+    let number = size_of::<libc::c_int>() as libc::c_uint;
+    let length = size_of::<u16>() as libc::c_uint;
     // SAFETY: the sizes are computed, nothing is read.
-    header.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<u16>() as libc::c_uint) } as _;
-    // SAFETY: the control buffer is zeroed, aligned, and has room for one message with a u16.
+    let [mark_space, run_space] = unsafe { [libc::CMSG_SPACE(number), libc::CMSG_SPACE(length)] };
+    let space = mark.map_or(0, |_| mark_space) + run.map_or(0, |_| run_space);
+    if space == 0 {
+        return;
+    }
+    header.msg_control = std::ptr::from_mut(control).cast();
+    header.msg_controllen = space as _;
+    // SAFETY: the control buffer is zeroed, aligned, and has room for both messages.
     unsafe {
-        let message = libc::CMSG_FIRSTHDR(header);
-        (*message).cmsg_level = SOL_UDP;
-        (*message).cmsg_type = libc::UDP_SEGMENT;
-        (*message).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as libc::c_uint) as _;
-        libc::CMSG_DATA(message).cast::<u16>().write_unaligned(len);
+        let mut message = libc::CMSG_FIRSTHDR(header);
+        if let Some((ipv4, mark)) = mark {
+            ((*message).cmsg_level, (*message).cmsg_type) =
+                if ipv4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+            (*message).cmsg_len = libc::CMSG_LEN(number) as _;
+            libc::CMSG_DATA(message).cast::<libc::c_int>().write_unaligned(mark.into());
+            message = message.cast::<u8>().add(mark_space as usize).cast();
+        }
+        if let Some(len) = run {
+            (*message).cmsg_level = SOL_UDP;
+            (*message).cmsg_type = libc::UDP_SEGMENT;
+            (*message).cmsg_len = libc::CMSG_LEN(length) as _;
+            libc::CMSG_DATA(message).cast::<u16>().write_unaligned(len);
+        }
     }
 }
 
-/// Sends the slots of a message one by one; returns how many the kernel did not take.
+/// Sends the slots of a run one by one; returns how many the kernel did not take.
 fn send_pieces(socket: RawFd, message: &libc::msghdr) -> u64 {
     let mut lost = 0;
     for at in 0..message.msg_iovlen {
         let mut piece = *message;
-        (piece.msg_iovlen, piece.msg_control, piece.msg_controllen) = (1, std::ptr::null_mut(), 0);
+        piece.msg_iovlen = 1;
+        // The run's own message is the last one.
+        // SAFETY: the size is computed, nothing is read.
+        piece.msg_controllen -= unsafe { libc::CMSG_SPACE(size_of::<u16>() as libc::c_uint) } as usize;
         // SAFETY: the message has that many slots; they and its address live through the call.
         let sent = unsafe {
             piece.msg_iov = message.msg_iov.add(at);

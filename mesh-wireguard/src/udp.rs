@@ -53,11 +53,11 @@ impl Udp {
 
     /// Sends datagrams; returns how many the kernel did not take. One that fails does not stop the others.
     pub(crate) fn send(&mut self, datagrams: &Datagrams) -> u64 {
-        let of = |ipv4: bool| move |(address, _): &(SocketAddr, &[u8])| address.is_ipv4() == ipv4;
-        let mut lost = sys::send(self.v4.as_raw_fd(), datagrams.iter().filter(of(true)), &mut self.in_runs);
+        let of = |ipv4: bool| datagrams.iter_marked().filter(move |(address, ..)| address.is_ipv4() == ipv4);
+        let mut lost = sys::send(self.v4.as_raw_fd(), of(true), &mut self.in_runs);
         match &self.v6 {
-            Some(v6) => lost += sys::send(v6.as_raw_fd(), datagrams.iter().filter(of(false)), &mut self.in_runs),
-            None => lost += datagrams.iter().filter(of(false)).count() as u64,
+            Some(v6) => lost += sys::send(v6.as_raw_fd(), of(false), &mut self.in_runs),
+            None => lost += of(false).count() as u64,
         }
         lost
     }
@@ -73,6 +73,8 @@ fn socket(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     sys::allow_fragments(&socket, address.is_ipv4())?;
+    // Without it congestion is seen by loss alone.
+    let _ = sys::tell_marks(&socket, address.is_ipv4());
     // Without it they come one by one.
     let _ = sys::collect_datagrams(&socket);
     if let Some(mark) = mark {

@@ -390,3 +390,38 @@ fn hit<S: Session>(pair: &mut Pair<S>, datagrams: &[Vec<u8>], packets: &[Vec<u8>
     pair.engines[1].handle_tun(&batch, now, &mut pair.outputs[1]);
     pair.outputs[1].clear();
 }
+
+#[test]
+fn congestion_on_the_way_reaches_the_packet_inside() {
+    let mut pair = boring(node_keys());
+    pair.introduce();
+    pair.settle();
+    for ipv4 in [true, false] {
+        let marked = |mark: u8| {
+            let mut packet = packet(0, 1, ipv4, 200);
+            packet[1] = if ipv4 { mark } else { mark << 4 };
+            packet
+        };
+        // The mark inside, that on the way, and what arrives.
+        for (inner, outer, expected) in [(0, 0, Some(0)), (2, 2, Some(2)), (1, 1, Some(1)), (2, 3, Some(3)), (0, 3, None)] {
+            let mut batch = Packets::new();
+            batch.push(&marked(inner));
+            let now = pair.now;
+            pair.engines[0].handle_tun(&batch, now, &mut pair.outputs[0]);
+            let mut wire = Datagrams::new();
+            for (_, mark, bytes) in pair.outputs[0].datagrams.iter_marked() {
+                assert_eq!(mark, inner, "the datagram can be marked as the packet can");
+                wire.push(pair.addresses[0], bytes);
+                wire.mark(outer);
+            }
+            pair.outputs[0].clear();
+            let before = pair.engines[1].stats().engine.congested;
+            pair.engines[1].handle_udp(&wire, now, &mut pair.outputs[1]);
+            let arrived: Vec<u8> =
+                pair.outputs[1].packets.iter().map(|packet| if ipv4 { packet[1] } else { packet[1] >> 4 }).collect();
+            pair.outputs[1].clear();
+            assert_eq!(arrived, Vec::from_iter(expected), "{inner} {outer}");
+            assert_eq!(pair.engines[1].stats().engine.congested - before, u64::from(expected.is_none()));
+        }
+    }
+}

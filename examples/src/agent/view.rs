@@ -123,6 +123,7 @@ pub(super) fn derive(control: &Control) -> Result<View, Ended> {
         ("wireguard-under-load", refused.under_load),
         ("wireguard-expired", refused.expired),
         ("no-endpoint", stats.engine.no_endpoint),
+        ("congested", stats.engine.congested),
         ("udp-send-error", io.send_errors),
         ("udp-truncated", io.truncated),
         ("tun-error", io.tun_errors),
