@@ -47,7 +47,7 @@ pub struct Status {
     pub tunnel: String,
     /// The node's WireGuard public key.
     pub key: WireGuardKey,
-    /// Roles beside that of a node: `publisher`, `mirror`.
+    /// Roles beside that of a node: `publisher` (it publishes now) or `standby` (it would, without the one that does), `mirror`.
     pub roles: Vec<String>,
     /// How many peers there are, and how many have completed a handshake in the last three minutes.
     pub peers: (usize, usize),

@@ -93,10 +93,10 @@ pub enum ScopeConfig {
 #[serde(rename_all = "lowercase")]
 pub enum InterestConfig {
     /// All of them.
-    #[default]
     Wide,
     /// Those that can matter to the node's workloads. An identity that a policy allows without naming it is asked of its node
     /// when its first packet comes.
+    #[default]
     Narrow,
 }
 

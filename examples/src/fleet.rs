@@ -18,7 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mesh_core::manifest::{FleetFile, FleetPart};
 use mesh_core::{Bytes, ClusterName, Now, PublicKey, SecretKey, Time, WallTime};
 use mesh_source::keyfiles::KeyFileError;
-use mesh_source::{DirectoryStore, RecordPath, Store, StoreError};
+use mesh_source::{RecordPath, StoreError};
+
+use crate::config::{StoreConfig, StoreConfigError};
 
 pub mod audit;
 pub mod edit;
@@ -58,6 +60,9 @@ pub enum SignError {
     /// The store does not take the artifacts.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store is not what it is said to be.
+    #[error(transparent)]
+    Open(#[from] StoreConfigError),
     /// Some stores have what was signed, and some do not.
     #[error("signed, but not in every store; run the same command again:\n  {}", .0.join("\n  "))]
     Partly(Vec<String>),
@@ -120,30 +125,37 @@ fn yaml_files(directory: &Path) -> Result<Vec<PathBuf>, SignError> {
 }
 
 /// Returns the store in the directory where what is signed waits to be copied by other means.
-pub fn default_store(directory: &Path) -> PathBuf {
-    directory.join("signed")
+pub fn default_store(directory: &Path) -> StoreConfig {
+    StoreConfig::Directory(directory.join("signed"))
 }
 
 /// Runs something of a store to its end.
 pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, SignError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(file_error(Path::new("runtime")))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(file_error(Path::new("runtime")))?;
     Ok(runtime.block_on(work))
 }
 
-/// Reads what the root signed before, from every store.
-pub fn read_held(stores: &[PathBuf], root: &PublicKey) -> Result<Held, SignError> {
+/// Reads what the root signed before, from every store that can be read; of the others it says so.
+pub fn read_held(stores: &[StoreConfig], root: &PublicKey) -> Result<Held, SignError> {
     block_on(async {
         let mut held = Held::default();
-        for path in stores {
-            let store = DirectoryStore::new(path);
-            for path in store.list().await?.into_iter().filter(RecordPath::is_root) {
-                if let Some(bytes) = store.get(&path).await? {
-                    held.take(&bytes, root);
-                }
+        for config in stores {
+            if let Err(error) = take_held(&mut held, config, root).await {
+                held.unread.push(format!("{config} cannot be read, and what it holds is not known: {error}"));
             }
         }
-        Ok(held)
-    })?
+        held
+    })
+}
+
+async fn take_held(held: &mut Held, config: &StoreConfig, root: &PublicKey) -> Result<(), SignError> {
+    let store = config.open("--store")?;
+    for path in store.list().await?.into_iter().filter(RecordPath::is_root) {
+        if let Some(bytes) = store.get(&path).await? {
+            held.take(&bytes, root);
+        }
+    }
+    Ok(())
 }
 
 /// What became of one artifact in the stores.
@@ -161,7 +173,7 @@ pub struct Put {
 ///
 /// # Errors
 /// Returns an error where something cannot be signed, before anything is put; and where some store did not take everything.
-pub fn carry_out(plan: &Plan, root: &SecretKey, stores: &[PathBuf]) -> Result<Vec<Put>, SignError> {
+pub fn carry_out(plan: &Plan, root: &SecretKey, stores: &[StoreConfig]) -> Result<Vec<Put>, SignError> {
     let mut artifacts: Vec<(RecordPath, bool, Bytes)> = Vec::new();
     for wanted in &plan.wanted {
         let subject = || wanted.path.to_string();
@@ -170,23 +182,37 @@ pub fn carry_out(plan: &Plan, root: &SecretKey, stores: &[PathBuf]) -> Result<Ve
         artifacts.push((wanted.path.clone(), wanted.held.is_none(), bytes));
     }
     block_on(async {
-        let (mut puts, mut failures) = (Vec::new(), Vec::new());
-        for (path, signed, bytes) in artifacts {
-            let mut put = Put { path, signed, stores: 0 };
-            for store in stores {
-                let store = DirectoryStore::new(store);
-                if matches!(store.get(&put.path).await, Ok(Some(there)) if there == bytes) {
-                    continue;
-                }
-                match store.put(&put.path, bytes.clone(), None).await {
-                    Ok(()) => put.stores += 1,
-                    Err(error) => failures.push(error.to_string()),
-                }
-            }
-            puts.push(put);
+        let mut puts: Vec<_> =
+            artifacts.iter().map(|(path, signed, _)| Put { path: path.clone(), signed: *signed, stores: 0 }).collect();
+        let mut failures = Vec::new();
+        for config in stores {
+            failures.extend(put_into(config, &artifacts, &mut puts).await);
         }
         if failures.is_empty() { Ok(puts) } else { Err(SignError::Partly(failures)) }
     })?
+}
+
+/// Puts what is not in a store, or not like this; returns what went wrong. A service that is out of reach is not asked again.
+async fn put_into(config: &StoreConfig, artifacts: &[(RecordPath, bool, Bytes)], puts: &mut [Put]) -> Vec<String> {
+    let store = match config.open("--store") {
+        Ok(store) => store,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut failures = Vec::new();
+    for ((path, _, bytes), put) in artifacts.iter().zip(puts) {
+        if matches!(store.get(path).await, Ok(Some(there)) if there == *bytes) {
+            continue;
+        }
+        match store.put(path, bytes.clone(), None).await {
+            Ok(()) => put.stores += 1,
+            Err(error @ StoreError::Service { .. }) => {
+                failures.push(error.to_string());
+                break;
+            }
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    failures
 }
 
 /// Signs the grants, revocations and fleet policies of `directory`, and puts them into every store; what stands as it was signed
@@ -197,7 +223,7 @@ pub fn sign_fleet(
     directory: &Path,
     keys: &BTreeMap<ClusterName, PublicKey>,
     root: &SecretKey,
-    stores: &[PathBuf],
+    stores: &[StoreConfig],
 ) -> Result<Vec<Put>, SignError> {
     let mut fleet = read_fleet(directory)?;
     for (name, cluster) in &mut fleet.clusters {

@@ -152,23 +152,23 @@ fn forged_records_are_refused_and_counted() {
     let mut flipped = bytes.clone();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
-    fs::write(store.join("slice__forged-1.rec"), &flipped).unwrap();
+    fs::write(store.join("slice__shop__forged-1.rec"), &flipped).unwrap();
     eventually("the bad signature is counted", || count("bad-signature") + count("malformed") > 0);
 
     // Bytes that are no record at all.
-    fs::write(store.join("slice__forged-2.rec"), b"\xff\xfe not a record").unwrap();
+    fs::write(store.join("slice__shop__forged-2.rec"), b"\xff\xfe not a record").unwrap();
     eventually("the nonsense is counted", || count("malformed") > 0);
 
     // A record outside its signer's grant, signed with the real key of west.
     let root = mesh_source::keyfiles::read_signing_key(&fleet.root_key()).unwrap();
     let key = mesh_source::keyfiles::read_signing_key(&fleet.cluster_key(&west)).unwrap();
     let lie = common::slice_record("west", "node-1", "10.1.1.10", (u64::MAX, 1)).sign(&root.public(), &key).unwrap();
-    fs::write(store.join("slice__forged-3.rec"), &lie).unwrap();
+    fs::write(store.join("slice__shop__forged-3.rec"), &lie).unwrap();
     eventually("the foreign prefix is counted", || count("outside-prefixes") + count("outside-node") > 0);
 
     // An old version of what west says now.
     let old = common::slice_record("west", "node-1", "10.2.1.77", (0, 1)).sign(&root.public(), &key).unwrap();
-    fs::write(store.join("slice__forged-4.rec"), &old).unwrap();
+    fs::write(store.join("slice__shop__forged-4.rec"), &old).unwrap();
     eventually("the replay is counted", || count("replayed") > 0);
 
     let result = fetch_until(&fleet, "east/shop/web-0", "http://10.1.2.10:8080/", ProbeResult::is_ok);

@@ -83,10 +83,7 @@ fn agents_follow_what_can_matter_and_decide_as_if_they_knew_everything() {
         return;
     }
     let mut fleet = build("narrow", directory().path(), Underlay::V4);
-    for each in fleet.nodes() {
-        let interest = if each == node(WIDE) { InterestConfig::Wide } else { InterestConfig::Narrow };
-        configure(&fleet, &each, |config| config.interest = interest);
-    }
+    configure(&fleet, &node(WIDE), |config| config.interest = InterestConfig::Wide);
     fleet.guard("up").unwrap();
     fleet.start_agents().unwrap();
     fleet.start_servers().unwrap();

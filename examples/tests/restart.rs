@@ -7,7 +7,7 @@ mod common;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use common::{build, eventually, finish, may_build_labs, node, shipped_fleet, workload};
+use common::{build, eventually, finish, kill, may_build_labs, node, shipped_fleet, workload};
 use landbridge::lab::Cancel;
 use landbridge::lab::nodes::Underlay;
 use mesh_lab::transfer::{self, TransferOptions};
@@ -37,10 +37,9 @@ fn a_transfer_across_clusters_finishes_while_both_agents_are_killed_and_restarte
             flows.iter().any(|flow| flow.source.workload.as_ref() == Some(&client) && flow.destination.port == 5432)
         });
         for agent in [&east, &west] {
-            fleet.agent(agent).unwrap().kill().unwrap();
+            kill(&fleet, agent);
         }
         for agent in [&east, &west] {
-            eventually("the agent is dead", || !fleet.agent(agent).unwrap().is_running());
             fleet.start_agent(agent).unwrap();
         }
         assert!(!sender.is_finished(), "the transfer was still going on when the agents died");

@@ -4,6 +4,7 @@
 //! within seconds when it is gone, and goes on from what it finds there.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +20,9 @@ use tracing::{info, warn};
 use super::start::AgentError;
 use crate::config::AgentConfig;
 
+/// What tells a file from another one of its name: its number, and when it was written.
+type FileId = (u64, i64, i64);
+
 /// The publisher of a cluster, on one of its nodes.
 pub struct PublisherRole {
     outbox: Outbox,
@@ -26,10 +30,13 @@ pub struct PublisherRole {
     publisher: Option<Publisher>,
     incarnation: u64,
     cluster: ClusterName,
+    key_file: PathBuf,
     key: SecretKey,
-    /// The key that follows, once it was read, and where it lies until then.
+    /// The key that follows, and the file that it was read from.
     next_key: Option<SecretKey>,
-    next_key_file: Option<PathBuf>,
+    next_key_from: Option<FileId>,
+    /// The publisher has a key more, which the grant may name already.
+    has_new_key: bool,
     root: PublicKey,
     /// What the cluster's nodes say of themselves.
     announced: watch::Receiver<BTreeMap<ObjectName, Announced>>,
@@ -54,8 +61,6 @@ impl PublisherRole {
         let last = key_file.with_extension("incarnation");
         // A damaged file is set aside and logged by the loader: what is in the store is gone on from.
         let saved = if let Loaded::State(bytes) = statefile::load(&memory)? { bytes } else { Vec::new() };
-        let mut next_key_file = key_file.as_os_str().to_owned();
-        next_key_file.push(".next");
         let signers = vec![key.public()];
         let floor = last_incarnation(&last)?.saturating_add(1);
         let outbox = OutboxConfig { cluster: cluster.clone(), signers, holder: config.node.to_string(), floor };
@@ -64,9 +69,11 @@ impl PublisherRole {
             publisher: None,
             incarnation: 0,
             cluster,
+            key_file: key_file.to_owned(),
             key,
             next_key: None,
-            next_key_file: Some(next_key_file.into()),
+            next_key_from: None,
+            has_new_key: false,
             announced,
             root: config.fleet.root,
             last,
@@ -84,7 +91,7 @@ impl PublisherRole {
     /// Tells whether there is something to do although the state has not changed: news of the claim, a lease to sign.
     pub fn is_due(&self, now: Now) -> bool {
         let lease = self.publisher.as_ref().is_some_and(|publisher| publisher.poll_timeout() <= now.time);
-        self.outbox.is_due() || lease || !self.waiting.is_empty()
+        self.outbox.is_due() || lease || !self.waiting.is_empty() || self.has_new_key
     }
 
     /// Takes notice of a change of the state.
@@ -94,24 +101,40 @@ impl PublisherRole {
         }
     }
 
+    /// Tells whether this node holds the claim, and publishes.
+    pub fn is_publishing(&self) -> bool {
+        self.publisher.is_some()
+    }
+
     /// Takes notice of what the nodes say is in force, and of those that have fallen silent.
     ///
     /// Also of a next key, as soon as `meshctl fleet rotate` has made it: once the grant names it, it signs.
     pub fn hear(&mut self) {
-        if let Some(path) = self.next_key_file.take_if(|path| path.exists()) {
-            match keyfiles::read_signing_key(&path) {
-                Ok(key) => {
-                    info!(public = %key.public(), "the next key is at hand: it signs once the grant names it");
-                    if let Some(publisher) = &mut self.publisher {
-                        publisher.set_next_key(key.clone());
-                    }
-                    self.next_key = Some(key);
-                }
-                Err(error) => warn!(%error, "the next key cannot be used; it is not looked at again before a restart"),
-            }
-        }
+        self.find_next_key();
         if let Some(publisher) = &mut self.publisher {
             publisher.acknowledge(policies_in_force(self.announced.borrow().values(), Instant::now()));
+        }
+    }
+
+    /// Reads the next key, once for each file that has the name: when the key has taken its place, another one may follow.
+    fn find_next_key(&mut self) {
+        let mut path = self.key_file.clone().into_os_string();
+        path.push(".next");
+        let path = PathBuf::from(path);
+        let Ok(found) = std::fs::metadata(&path).map(|found| (found.ino(), found.mtime(), found.mtime_nsec())) else { return };
+        if self.next_key_from.replace(found) == Some(found) {
+            return;
+        }
+        match keyfiles::read_signing_key(&path) {
+            Ok(key) => {
+                info!(public = %key.public(), "the next key is at hand: it signs once the grant names it");
+                if let Some(publisher) = &mut self.publisher {
+                    publisher.set_next_key(key.clone());
+                }
+                self.next_key = Some(key);
+                self.has_new_key = true;
+            }
+            Err(error) => warn!(%error, "the next key cannot be used; it is looked at again when its file is another one"),
         }
     }
 
@@ -120,6 +143,7 @@ impl PublisherRole {
         while let Some(event) = self.outbox.poll() {
             self.take(event);
         }
+        self.has_new_key = false;
         let Some(publisher) = &mut self.publisher else { return };
         let records = publisher.update(state, now);
         let signed = records.into_iter().map(|(key, bytes)| (RecordPath::record(&self.cluster, &key), bytes));
@@ -163,6 +187,11 @@ impl PublisherRole {
             return self.outbox.resign();
         }
         self.incarnation = incarnation;
+        // The next key may have become the key since it was read.
+        match keyfiles::read_signing_key(&self.key_file) {
+            Ok(key) => self.key = key,
+            Err(error) => warn!(%error, "the key cannot be read again: going on with the one of before"),
+        }
         let new = || Publisher::new(self.cluster.clone(), self.key.clone(), self.root, incarnation);
         let mut publisher = if self.saved.is_empty() {
             new()

@@ -10,6 +10,7 @@ use mesh_wireguard::{Ended, PeerStats, TunnelStats};
 use super::control::Control;
 use super::flows::FlowLog;
 use super::metrics::Metrics;
+use super::publish::PublisherRole;
 use crate::api::{Cluster, Health, Peer, Policies, Service, StateSummary, Status};
 use crate::config::AgentConfig;
 
@@ -129,7 +130,12 @@ pub(super) fn derive(control: &Control) -> Result<View, Ended> {
         ("tun-error", io.tun_errors),
     ];
     drops.extend(below.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| ((*reason).to_owned(), *count)));
-    let roles = [("publisher", control.publisher.is_some()), ("mirror", control.config.mirror.is_some())];
+    let publishes = control.publisher.as_ref().map(PublisherRole::is_publishing);
+    let roles = [
+        ("publisher", publishes == Some(true)),
+        ("standby", publishes == Some(false)),
+        ("mirror", control.config.mirror.is_some()),
+    ];
     Ok(View {
         status: Status {
             node: control.config.node.clone(),

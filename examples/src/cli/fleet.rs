@@ -9,6 +9,7 @@ use mesh_core::{ClusterName, Prefix, PublicKey, SecretKey};
 use mesh_source::keyfiles;
 
 use crate::cli::agent::Output;
+use crate::config::StoreConfig;
 use crate::fleet::{self, SignError, file_error};
 
 mod join;
@@ -110,14 +111,15 @@ pub struct SignArgs {
     /// The root key [default: DIR/root.key]
     #[arg(long, value_name = "FILE")]
     pub root_key: Option<PathBuf>,
-    /// The store of a cluster; repeat for several [default: DIR/signed, for copying by other means]
-    #[arg(long, value_name = "DIR")]
-    pub store: Vec<PathBuf>,
+    /// The store of a cluster, a directory or a FILE.yaml that says `etcd: …`; repeat for several [default: DIR/signed, for
+    /// copying by other means]
+    #[arg(long, value_name = "STORE", value_parser = StoreConfig::named)]
+    pub store: Vec<StoreConfig>,
 }
 
 impl SignArgs {
     /// Returns the stores that are meant.
-    pub fn stores(&self) -> Vec<PathBuf> {
+    pub fn stores(&self) -> Vec<StoreConfig> {
         if self.store.is_empty() { vec![fleet::default_store(&self.directory)] } else { self.store.clone() }
     }
 
@@ -167,8 +169,8 @@ pub struct ShowArgs {
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
     /// Also what is signed and live in this store; repeat for several
-    #[arg(long, value_name = "DIR")]
-    pub store: Vec<PathBuf>,
+    #[arg(long, value_name = "STORE", value_parser = StoreConfig::named)]
+    pub store: Vec<StoreConfig>,
     /// Text for people, or JSON for programs
     #[arg(long, value_enum, default_value = "text")]
     pub output: Output,
@@ -184,8 +186,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "KEY")]
     pub root: Option<String>,
     /// A store to check with a fleet's directory; repeat for several [default: DIR/signed]
-    #[arg(long, value_name = "DIR")]
-    pub store: Vec<PathBuf>,
+    #[arg(long, value_name = "STORE", value_parser = StoreConfig::named)]
+    pub store: Vec<StoreConfig>,
     /// Text for people, or JSON for programs
     #[arg(long, value_enum, default_value = "text")]
     pub output: Output,
@@ -266,7 +268,8 @@ Running it again changes nothing; to ask for something else, edit clusters/east.
 
 const GRANT_HELP: &str = "\
 Signs what clusters/*.yaml and fleet.yaml grant, what revoked.yaml revokes, and the policies of fleet/*.yaml, and puts it into
-every store. What says the same as before keeps its signature, so a second run changes no file.";
+every store. What says the same as before keeps its signature, so a second run changes no file. A store is a directory, or an etcd:
+  --store etcd.yaml   a file like `store` in an agent's configuration: etcd: {endpoints, prefix, ca, certificate, key}";
 
 const REVOKE_HELP: &str = "\
 Signs that every grant of the cluster below an epoch is void, puts that into every store, and notes it in DIR/revoked.yaml for git.
@@ -277,7 +280,7 @@ const ROTATE_HELP: &str = "\
 A cluster's key, without a gap:
   in the cluster   meshctl fleet rotate DIR --cluster east --next      makes the next key; commit clusters/east.yaml
   the root         meshctl fleet grant DIR                             agents accept both keys, the publisher signs with the next
-  in the cluster   meshctl fleet rotate DIR --cluster east --promote   once `show --store` says that it signs with the next key
+  in the cluster   meshctl fleet rotate DIR --cluster east --promote   once `show` with every --store says that it signs with the next key
   the root         meshctl fleet grant DIR                             the old key is worth nothing from now on
 Everything the root signs, anew (after a store or DIR/signed was lost): meshctl fleet rotate DIR --serials";
 

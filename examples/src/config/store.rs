@@ -49,6 +49,24 @@ pub struct StoreConfigError {
 }
 
 impl StoreConfig {
+    /// Reads what a command line names: the path of a directory, or a file `….yaml` that says what `store` says in an agent's
+    /// configuration. Relative paths in the file are relative to its directory.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the file.
+    pub fn named(name: &str) -> Result<StoreConfig, String> {
+        let path = Path::new(name);
+        if !path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
+            return Ok(StoreConfig::from(path));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+        let mut store: StoreConfig = serde_saphyr::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        store.paths().into_iter().for_each(|path| *path = base.join(&*path));
+        let problems = store.problems(name);
+        if problems.is_empty() { Ok(store) } else { Err(problems.join("; ")) }
+    }
+
     /// Returns the paths in it.
     pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
         match self {
@@ -205,6 +223,20 @@ mod tests {
         assert!(problems("{etcd: {endpoints: []}}")[0].starts_with("mirror.from.west.store.etcd.endpoints: "));
         assert_eq!(problems("{etcd: {endpoints: [\"https://a:1\"], ca: x}}").len(), 2);
         assert_eq!(problems("{etcd: {endpoints: [\"http://a:1\"], ca: x}}").len(), 1);
+    }
+
+    #[test]
+    fn a_command_line_names_a_directory_or_a_file_that_says_etcd() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = |file: &str| directory.path().join(file).display().to_string();
+        assert_eq!(StoreConfig::named("some/where"), Ok(StoreConfig::Directory("some/where".into())));
+        std::fs::write(name("a.yaml"), "etcd: {endpoints: [\"https://a:1\"], ca: ca.pem, certificate: b, key: /c}")
+            .expect("written");
+        let StoreConfig::Etcd(etcd) = StoreConfig::named(&name("a.yaml")).expect("a store") else { panic!("no etcd") };
+        assert_eq!((etcd.ca, etcd.key), (Some(directory.path().join("ca.pem")), Some("/c".into())));
+        std::fs::write(name("b.yaml"), "etcd: {endpoints: [\"https://a:1\"]}").expect("written");
+        assert!(StoreConfig::named(&name("b.yaml")).expect_err("no certificates").contains("b.yaml.etcd.ca: "));
+        assert!(StoreConfig::named(&name("c.yaml")).expect_err("it is not there").contains("c.yaml: "));
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Everything that is signed in a store, judged by the production state: what is refused and why, what is in force.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use mesh_core::grant::overlaps;
 use mesh_core::{
-    Bytes, ClusterName, Contents, Event, Now, Opened, PublicKey, Record, RecordKey, RefusalReason, RootRecord, Settings, State,
-    StateConfig, Statement, Trust, record,
+    Bytes, ClusterName, Contents, Event, Now, Opened, PublicKey, Record, RefusalReason, RootRecord, Settings, State, StateConfig,
+    Statement, Trust, record,
 };
-use mesh_source::{DirectoryStore, RecordPath, Store};
+use mesh_source::RecordPath;
 use serde::Serialize;
 
 use super::{SignError, block_on};
+use crate::config::StoreConfig;
 
 /// A grant that ends within this many days is told of.
 pub const ENDING_DAYS: u64 = 30;
@@ -50,17 +51,17 @@ pub struct Audit {
     pub findings: Vec<Finding>,
     /// How many statements of the root and how many records of clusters were read.
     pub read: (usize, usize),
-    /// The key that signed each cluster's lease.
-    pub signers: Vec<(ClusterName, PublicKey)>,
+    /// How many records that say something each key has signed of each cluster, also a stranger's.
+    pub signers: BTreeMap<ClusterName, BTreeMap<PublicKey, usize>>,
 }
 
 /// A record of a store: where it lies, and its bytes.
 pub type Stored = (RecordPath, Bytes);
 
 /// Reads every record of a store.
-pub fn read_store(path: &Path) -> Result<Vec<Stored>, SignError> {
+pub fn read_store(config: &StoreConfig) -> Result<Vec<Stored>, SignError> {
     block_on(async {
-        let (store, mut records) = (DirectoryStore::new(path), Vec::new());
+        let (store, mut records) = (config.open("--store")?, Vec::new());
         for path in store.list().await? {
             if let Some(bytes) = store.get(&path).await? {
                 records.push((path, bytes));
@@ -89,7 +90,7 @@ pub fn audit(records: &[Stored], root: PublicKey, now: Now) -> Audit {
         (rank, path.is_seen_in(), record, (*path).clone())
     });
     let names: Vec<_> = ordered.iter().filter_map(|(_, _, opened)| cluster_of(opened.as_ref()?)).collect();
-    let mut audit = Audit { state: onlooker(root, &names), findings: Vec::new(), read: (0, 0), signers: Vec::new() };
+    let mut audit = Audit { state: onlooker(root, &names), findings: Vec::new(), read: (0, 0), signers: BTreeMap::new() };
     for (path, bytes, opened) in ordered {
         *if path.is_root() { &mut audit.read.0 } else { &mut audit.read.1 } += 1;
         let misplaced = opened.as_ref().map(home).filter(|home| home != path && !path.is_seen_in());
@@ -110,10 +111,11 @@ pub fn audit(records: &[Stored], root: PublicKey, now: Now) -> Audit {
                 "remove the copy: a newer record does not replace it here",
             ));
         }
-        if let Some(Contents { signer, statement: Statement::Record(Record { cluster, key: RecordKey::Lease, .. }), .. }) =
-            opened.map(Opened::into_contents)
+        // A tombstone is one whoever signed it: it is not signed again with another key.
+        if let Some(Contents { signer, statement: Statement::Record(record), .. }) = opened.map(Opened::into_contents)
+            && !record.resources.is_empty()
         {
-            audit.signers.push((cluster, signer));
+            *audit.signers.entry(record.cluster).or_default().entry(signer).or_default() += 1;
         }
     }
     audit.look_at_grants(now);

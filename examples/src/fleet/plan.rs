@@ -30,6 +30,8 @@ pub struct Held {
     pub revocations: BTreeMap<ClusterName, (u64, Bytes)>,
     /// The fleet policies of the highest serial.
     pub policies: Option<(u64, Manifests, Bytes)>,
+    /// The stores that could not be read, and why.
+    pub unread: Vec<String>,
 }
 
 /// Manifests by file name.
@@ -98,7 +100,7 @@ pub struct Plan {
 /// # Errors
 /// Returns every reason for which something cannot be signed so that agents believe it, each with a way out.
 pub fn plan(desired: &Desired, held: &Held, now: WallTime, renew: bool) -> Result<Plan, Vec<String>> {
-    let (mut plan, mut problems) = (Plan::default(), Vec::new());
+    let (mut plan, mut problems) = (Plan { notes: held.unread.clone(), ..Plan::default() }, Vec::new());
     for (name, cluster) in &desired.fleet.clusters {
         let revoked = desired.fleet.revoked.get(name).copied().unwrap_or(0).max(held.revoked(name));
         if cluster.epoch < revoked {

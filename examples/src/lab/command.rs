@@ -15,6 +15,7 @@ use super::nodes::Underlay;
 use super::stores::{self, LabStore};
 use super::story::{self, StoryError};
 use super::{Cancel, shipped};
+use crate::config::InterestConfig;
 
 /// What to do with a lab.
 #[derive(Subcommand, Clone, Debug)]
@@ -186,7 +187,9 @@ fn options(name: &str, keep: bool, underlay: Underlay, store: LabStore) -> Resul
         );
         return Err(FleetError::File { path: agent, source });
     }
-    Ok(FleetOptions { name: name.into(), keep, underlay, store, agent, meshctl })
+    // Nobody knows what of a directory matters to whom, and a lab is ready when every node has a tunnel to every other.
+    let interest = InterestConfig::Wide;
+    Ok(FleetOptions { name: name.into(), keep, underlay, store, etcd_members: 1, interest, agent, meshctl })
 }
 
 /// Ctrl-C and the other polite signals end the work at its next step, so that everything is taken down.
@@ -258,7 +261,11 @@ fn demo(args: &UpArgs) -> Result<ExitCode, StoryError> {
     let directory = args.fleet.as_deref().unwrap_or(shipped.path());
     let underlay = if args.ipv6 { Underlay::V6 } else { Underlay::V4 };
     let keep = args.keep || args.fleet.is_some();
-    let (mut fleet, capture) = bring_up(directory, options(&args.name, keep, underlay, args.store)?, &cancel)?;
+    let mut options = options(&args.name, keep, underlay, args.store)?;
+    if args.fleet.is_none() {
+        options.interest = InterestConfig::default();
+    }
+    let (mut fleet, capture) = bring_up(directory, options, &cancel)?;
     let failures = if args.fleet.is_some() { 0 } else { story::tell(&mut fleet, capture, &cancel)? };
     if keep {
         print_hints(&fleet);

@@ -24,7 +24,10 @@ use super::{Cancel, Cancelled};
 use crate::api::Peer;
 use crate::cli::check;
 use crate::client::{Client, ClientError};
+use crate::config::{InterestConfig, StoreConfig};
 use crate::fleet::{SignError, sign_fleet};
+
+mod etcd;
 
 /// How long all agents together may take until they are ready.
 const READY: Duration = Duration::from_secs(60);
@@ -80,6 +83,10 @@ pub struct FleetOptions {
     pub underlay: Underlay,
     /// What the clusters' stores are.
     pub store: LabStore,
+    /// How many members each cluster's etcd has, where the stores are etcds: all on the first node.
+    pub etcd_members: u16,
+    /// Which records of other clusters the agents follow. All of them, where every node shall have a tunnel to every other.
+    pub interest: InterestConfig,
     /// The `mesh-agent` program.
     pub agent: PathBuf,
     /// The `meshctl` program, which serves and probes inside workloads.
@@ -93,6 +100,8 @@ pub struct Fleet {
     options: FleetOptions,
     state: State,
     agents: BTreeMap<NodeId, Process>,
+    /// The members of the clusters' etcds.
+    etcds: BTreeMap<(ClusterName, u16), Process>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -109,7 +118,8 @@ impl Fleet {
         let files = Files::new(lab.run_dir());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| FleetError::File { path: "tokio runtime".into(), source })?;
-        let fleet = Fleet { lab, files, options, state: checked.state, agents: BTreeMap::new(), runtime };
+        let (agents, etcds) = (BTreeMap::new(), BTreeMap::new());
+        let fleet = Fleet { lab, files, options, state: checked.state, agents, etcds, runtime };
         fleet.write_files(directory, &dns)?;
         Ok(fleet)
     }
@@ -130,10 +140,9 @@ impl Fleet {
                 fs::create_dir_all(&path).map_err(io(&path))?;
             }
         }
-        let stores: Vec<PathBuf> = clusters.iter().map(|cluster| self.files.store(cluster)).collect();
+        let stores: Vec<_> = clusters.iter().map(|cluster| StoreConfig::Directory(self.files.store(cluster))).collect();
         sign_fleet(&desired, &keys, &root, &stores)?;
-        let common =
-            Common { files: &self.files, root: root.public(), dns, underlay: self.options.underlay, store: self.options.store };
+        let common = Common { files: &self.files, root: root.public(), dns, options: &self.options };
         for node in self.state.facts().nodes.values() {
             let config = nodes::config(&common, &self.state, node);
             let path = self.files.config(&node.id);
@@ -151,9 +160,10 @@ impl Fleet {
         let checked = check::load(&files.desired()).map_err(FleetError::Manifests)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| FleetError::File { path: "tokio runtime".into(), source })?;
-        let options =
-            FleetOptions { name: name.into(), keep: true, underlay: Underlay::V4, store: LabStore::Directory, agent, meshctl };
-        Ok(Fleet { lab, files, options, state: checked.state, agents: BTreeMap::new(), runtime })
+        let (underlay, store, interest) = (Underlay::V4, LabStore::Directory, InterestConfig::Wide);
+        let options = FleetOptions { name: name.into(), keep: true, underlay, store, etcd_members: 1, interest, agent, meshctl };
+        let (agents, etcds) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Fleet { lab, files, options, state: checked.state, agents, etcds, runtime })
     }
 
     /// Returns the nodes, in order.
@@ -180,35 +190,6 @@ impl Fleet {
     pub fn command_on(&self, node: &NodeId, program: &Path) -> Result<Command, FleetError> {
         let netns = self.lab.node(node.cluster.as_str(), node.name.as_str())?;
         netns.command(program).map_err(|source| FleetError::File { path: program.into(), source })
-    }
-
-    /// Starts the clusters' etcds, where the stores are etcds, and puts into them what the root has signed.
-    pub fn start_stores(&self) -> Result<(), FleetError> {
-        if self.options.store != LabStore::Etcd {
-            return Ok(());
-        }
-        let clusters: Vec<ClusterName> = self.state.facts().grants.keys().cloned().collect();
-        let place = |cluster: &ClusterName| stores::place(&self.state, cluster, self.options.underlay);
-        let places: Vec<_> = clusters.iter().filter_map(|cluster| Some((cluster.clone(), place(cluster)?))).collect();
-        let servers: Vec<_> = places.iter().map(|(cluster, (_, address))| (cluster.clone(), *address)).collect();
-        let directory = self.files.etcd();
-        stores::certificates(&directory, &servers).map_err(|source| FleetError::File { path: directory, source })?;
-        for (cluster, (node, address)) in &places {
-            let netns = self.lab.node(cluster.as_str(), node.name.as_str())?;
-            self.lab.spawn(&netns, stores::etcd(&self.files, cluster, *address), &format!("etcd-{cluster}"))?;
-        }
-        for (cluster, (node, _)) in &places {
-            let deadline = Instant::now() + READY;
-            loop {
-                let mut seed = self.command_on(node, &self.options.meshctl)?;
-                seed.args(["lab", "seed", "--config"]).arg(self.files.config(node)).arg(self.files.store(cluster));
-                match run(seed, "meshctl lab seed", &node.to_string()) {
-                    Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
-                    seeded => break seeded.map(drop)?,
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Starts the agent of every node.

@@ -6,9 +6,10 @@ use mesh_core::{ClusterName, Node, NodeId, Prefix, PublicKey, State};
 use mesh_lab::{NodeSpec, Topology, WorkloadSpec};
 
 use super::files::Files;
-use super::stores::{self, LabStore};
+use super::fleet::FleetOptions;
+use super::stores;
 use crate::config::{
-    AgentConfig, DnsConfig, FleetConfig, InterestConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, WireGuardConfig,
+    AgentConfig, DnsConfig, FleetConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, WireGuardConfig,
 };
 
 /// The WireGuard port of every node of a lab.
@@ -60,8 +61,7 @@ pub(super) struct Common<'a> {
     pub(super) files: &'a Files,
     pub(super) root: PublicKey,
     pub(super) dns: &'a [IpAddr],
-    pub(super) underlay: Underlay,
-    pub(super) store: LabStore,
+    pub(super) options: &'a FleetOptions,
 }
 
 /// Makes the configuration of one node's agent. The first node of each cluster publishes and mirrors.
@@ -73,12 +73,12 @@ pub(super) fn config(common: &Common<'_>, state: &State, node: &Node) -> AgentCo
     let is_first = facts.nodes.keys().find(|id| id.cluster == *cluster) == Some(&node.id);
     let others = grants.iter().map(|grant| &grant.cluster).filter(|other| *other != cluster);
     let store = |cluster: &ClusterName| {
-        let at = stores::place(state, cluster, common.underlay).map(|(_, address)| address);
-        stores::config(common.store, common.files, at, cluster)
+        let at = stores::place(state, cluster, common.options.underlay).map(|(_, address)| address);
+        stores::config(common.options, common.files, at, cluster)
     };
     let mirror_from = |other: &ClusterName| MirrorFrom { cluster: other.clone(), store: store(other) };
     let mut endpoints: Vec<_> = node.addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect();
-    endpoints.sort_by_key(|endpoint| endpoint.is_ipv4() != (common.underlay == Underlay::V4));
+    endpoints.sort_by_key(|endpoint| endpoint.is_ipv4() != (common.options.underlay == Underlay::V4));
     endpoints.truncate(1);
     AgentConfig {
         node: node.id.clone(),
@@ -95,7 +95,7 @@ pub(super) fn config(common: &Common<'_>, state: &State, node: &Node) -> AgentCo
         state_dir: common.files.node(&node.id).join("state"),
         socket: common.files.socket(&node.id),
         scope: ScopeConfig::Node,
-        interest: InterestConfig::default(),
+        interest: common.options.interest,
         wireguard: WireGuardConfig {
             port: PORT,
             endpoints,

@@ -10,10 +10,11 @@ use mesh_lab::CaptureFilter;
 use mesh_source::{DirectoryStore, Store, StoreError};
 
 use super::files::Files;
+use super::fleet::FleetOptions;
 use super::nodes::Underlay;
 use crate::config::{AgentConfig, EtcdConfig, StoreConfig, StoreConfigError};
 
-/// Where the agents of a lab find etcd.
+/// Where the agents of a lab find the first member of an etcd, and the first member finds the others; the next has the next two.
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
@@ -53,10 +54,10 @@ pub(super) fn place(state: &State, cluster: &ClusterName, underlay: Underlay) ->
 }
 
 /// Returns how agents reach the store of a cluster.
-pub(super) fn config(store: LabStore, files: &Files, at: Option<IpAddr>, cluster: &ClusterName) -> StoreConfig {
-    match (store, at) {
+pub(super) fn config(options: &FleetOptions, files: &Files, at: Option<IpAddr>, cluster: &ClusterName) -> StoreConfig {
+    match (options.store, at) {
         (LabStore::Etcd, Some(address)) => StoreConfig::Etcd(EtcdConfig {
-            endpoints: vec![url(address, CLIENT_PORT)],
+            endpoints: (0..options.etcd_members).map(|member| url(address, CLIENT_PORT + 2 * member)).collect(),
             prefix: "/landbridge".into(),
             ca: Some(files.etcd().join("ca.pem")),
             certificate: Some(files.etcd().join("client.pem")),
@@ -66,22 +67,28 @@ pub(super) fn config(store: LabStore, files: &Files, at: Option<IpAddr>, cluster
     }
 }
 
-/// Returns the command that runs the etcd of a cluster on a node with this address.
-pub(super) fn etcd(files: &Files, cluster: &ClusterName, address: IpAddr) -> Command {
-    let (client, peer) = (url(address, CLIENT_PORT), url(address, PEER_PORT));
+/// One member of the etcd of a cluster.
+pub(super) struct Member<'a> {
+    pub(super) cluster: &'a ClusterName,
+    /// The address of the node that all members run on.
+    pub(super) address: IpAddr,
+    pub(super) number: u16,
+    /// How many there are.
+    pub(super) of: u16,
+}
+
+/// Returns the command that runs a member, for the first time or again.
+pub(super) fn etcd(files: &Files, member: &Member<'_>) -> Command {
+    let Member { cluster, address, number, of } = *member;
+    let peer = |number: u16| url(address, PEER_PORT + 2 * number);
+    let client = url(address, CLIENT_PORT + 2 * number);
+    let all: Vec<_> = (0..of).map(|number| format!("lab-{number}={}", peer(number))).collect();
     let at = |file: &str| files.etcd().join(file);
     let mut command = Command::new("etcd");
-    command.args(["--name", "lab", "--data-dir"]).arg(at(&format!("{cluster}.data")));
+    command.args(["--name", &format!("lab-{number}"), "--data-dir"]).arg(at(&format!("{cluster}-{number}.data")));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args([
-        "--initial-cluster",
-        &format!("lab={peer}"),
-        "--logger",
-        "zap",
-        "--client-cert-auth",
-        "--peer-client-cert-auth",
-    ]);
+    command.args(["--listen-peer-urls", &peer(number), "--initial-advertise-peer-urls", &peer(number)]);
+    command.args(["--initial-cluster", &all.join(","), "--logger", "zap", "--client-cert-auth", "--peer-client-cert-auth"]);
     for (prefix, name) in [("", cluster.as_str()), ("peer-", cluster.as_str())] {
         command.arg(format!("--{prefix}cert-file")).arg(at(&format!("server-{name}.pem")));
         command.arg(format!("--{prefix}key-file")).arg(at(&format!("server-{name}.key")));

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use landbridge::config::AgentConfig;
+use landbridge::config::{AgentConfig, InterestConfig};
 use landbridge::lab::Cancel;
 use landbridge::lab::fleet::{Fleet, FleetOptions};
 use landbridge::lab::nodes::Underlay;
@@ -18,6 +18,7 @@ use mesh_lab::probe::ProbeResult;
 use tempfile::TempDir;
 
 pub mod manifests;
+pub mod operator;
 pub mod streams;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,17 +62,32 @@ pub fn shipped_fleet() -> TempDir {
     shipped::unpack().unwrap()
 }
 
-/// Builds the fleet of a directory; nothing runs yet.
-pub fn build(test: &str, directory: &Path, underlay: Underlay) -> Fleet {
-    let options = FleetOptions {
+pub fn options(test: &str) -> FleetOptions {
+    FleetOptions {
         name: lab_name(test),
         keep: false,
-        underlay,
+        underlay: Underlay::V4,
         store: LabStore::Directory,
+        etcd_members: 1,
+        interest: InterestConfig::default(),
         agent: agent(),
         meshctl: meshctl(),
-    };
+    }
+}
+
+/// Builds the fleet of a directory; nothing runs yet.
+pub fn build(test: &str, directory: &Path, underlay: Underlay) -> Fleet {
+    build_with(directory, FleetOptions { underlay, ..options(test) })
+}
+
+pub fn build_with(directory: &Path, options: FleetOptions) -> Fleet {
     Fleet::build(directory, options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Tells how many workloads of a cluster a node knows.
+pub fn workloads(fleet: &Fleet, node: &NodeId, of: &str) -> usize {
+    let clusters = fleet.status(node).unwrap().clusters;
+    clusters.iter().find(|cluster| cluster.name.as_str() == of).map_or(0, |cluster| cluster.workloads)
 }
 
 /// Edits the configuration of a node's agent, for its next start.

@@ -57,8 +57,10 @@ struct Live {
     revoked_below: Option<u64>,
     days_left: Option<u64>,
     key: Option<PublicKey>,
-    /// The key that signed the lease.
+    /// The key that signed all that the cluster says; missing where it was not one key.
     signs_with: Option<PublicKey>,
+    /// How many records that say something each key has signed, where it was not one key.
+    signed_by: BTreeMap<PublicKey, usize>,
     quarantined: bool,
     freshness: String,
     lease_issued: Option<String>,
@@ -131,13 +133,17 @@ impl Shown {
         let facts = state.facts();
         for (name, standing) in state.standings() {
             let lease = facts.leases.get(name);
+            let mut signers = audit.signers.get(name).cloned().unwrap_or_default();
+            signers.retain(|signer, _| standing.grant.keys().any(|key| key == *signer));
+            let only = signers.keys().next().copied().filter(|_| signers.len() == 1);
             let live = Live {
                 grant: standing.ended.map_or("in force", mesh_core::RefusalReason::as_str).to_owned(),
                 epoch: standing.grant.epoch,
                 revoked_below: standing.revoked,
                 days_left: audit.days_left(&standing.grant, now),
                 key: standing.grant.key,
-                signs_with: audit.signers.iter().find(|(cluster, _)| cluster == name).map(|(_, key)| *key),
+                signs_with: only,
+                signed_by: if only.is_some() { BTreeMap::new() } else { signers },
                 quarantined: state.is_quarantined(name),
                 freshness: freshness(state.freshness(name, now.wall)).to_owned(),
                 lease_issued: lease.map(|lease| lease.issued.to_string()),
@@ -211,6 +217,9 @@ impl Live {
         }
         if let (Some(key), true) = (self.signs_with, self.signs_with != self.key) {
             println!("  signs with {key}");
+        }
+        for (key, count) in &self.signed_by {
+            println!("  signs with {key}: {count} record(s)");
         }
         println!("  lease      {}, issued {}", self.freshness, self.lease_issued.as_deref().unwrap_or("never"));
         println!("  policies   {}", self.policies.map_or("not said".into(), |serial| format!("serial {serial} on all nodes")));

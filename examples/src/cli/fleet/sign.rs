@@ -48,6 +48,7 @@ pub(super) fn revoke(args: &SignArgs, cluster: &ClusterName, epoch: Option<u64>)
     let mut sources = stores.clone();
     sources.push(fleet::default_store(&args.directory));
     let held = fleet::read_held(&sources, &root.public())?;
+    held.unread.iter().for_each(|unread| eprintln!("warning: {unread}"));
     let before = fleet.revoked.get(cluster).copied().unwrap_or(0).max(held.revoked(cluster));
     let granted = highest_epoch(&fleet, &held, cluster).ok_or_else(|| {
         let known: Vec<_> = fleet.clusters.keys().chain(held.grants.keys()).map(ToString::to_string).collect();

@@ -1,7 +1,7 @@
 //! `meshctl fleet verify`: everything that is signed, judged as agents judge it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mesh_core::PublicKey;
 use mesh_source::keyfiles;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{VerifyArgs, public_key};
 use crate::cli::agent::Output;
+use crate::config::StoreConfig;
 use crate::fleet::audit::{self, Finding};
 use crate::fleet::plan::{self, Desired};
 use crate::fleet::{self, SignError, secrets};
@@ -27,21 +28,22 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<bool, SignError> {
     let root = root(args, is_fleet)?;
     let mut report = Report { root: root.to_string(), ..Report::default() };
     let stores = if !is_fleet {
-        vec![args.path.clone()]
+        let name = args.path.to_str().unwrap_or_default();
+        vec![StoreConfig::named(name).map_err(SignError::Refused)?]
     } else if args.store.is_empty() {
         vec![fleet::default_store(&args.path)]
     } else {
         args.store.clone()
     };
     for store in &stores {
-        if !store.is_dir() {
+        if is_missing(store) {
             let way_out = "`meshctl fleet grant` makes it, or name the stores with --store";
-            report.findings.push(Finding::error(store.display().to_string(), "there is no such store", way_out));
+            report.findings.push(Finding::error(store.to_string(), "there is no such store", way_out));
             continue;
         }
         let audit = audit::audit(&audit::read_store(store)?, root, fleet::now());
-        report.stores.insert(store.display().to_string(), audit.read);
-        let place = |finding: Finding| Finding { place: format!("{}: {}", store.display(), finding.place), ..finding };
+        report.stores.insert(store.to_string(), audit.read);
+        let place = |finding: Finding| Finding { place: format!("{}: {}", store, finding.place), ..finding };
         report.findings.extend(audit.findings.into_iter().map(place));
     }
     if is_fleet {
@@ -64,6 +66,11 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<bool, SignError> {
     Ok(is_clean)
 }
 
+/// Tells whether a store is a directory that is not there.
+fn is_missing(store: &StoreConfig) -> bool {
+    matches!(store, StoreConfig::Directory(path) if !path.is_dir())
+}
+
 /// Returns the root's public key: the one that is given, else what the fleet's files say, else that of the secret beside them.
 fn root(args: &VerifyArgs, is_fleet: bool) -> Result<PublicKey, SignError> {
     if let Some(text) = &args.root {
@@ -83,7 +90,7 @@ fn root(args: &VerifyArgs, is_fleet: bool) -> Result<PublicKey, SignError> {
 }
 
 /// Checks what git has: that all of it is signed, that it makes sense, and that no secret is in it.
-fn look_at_git(directory: &Path, stores: &[PathBuf], root: &PublicKey, findings: &mut Vec<Finding>) -> Result<(), SignError> {
+fn look_at_git(directory: &Path, stores: &[StoreConfig], root: &PublicKey, findings: &mut Vec<Finding>) -> Result<(), SignError> {
     findings.extend(secrets::look(directory));
     if let Err(mistakes) = crate::cli::check::load(directory) {
         findings.extend(
@@ -92,7 +99,7 @@ fn look_at_git(directory: &Path, stores: &[PathBuf], root: &PublicKey, findings:
         return Ok(());
     }
     let desired = Desired { fleet: fleet::read_fleet(directory)?, policies: fleet::read_policies(directory)? };
-    let there: Vec<_> = stores.iter().filter(|store| store.is_dir()).cloned().collect();
+    let there: Vec<_> = stores.iter().filter(|store| !is_missing(store)).cloned().collect();
     let held = fleet::read_held(&there, root)?;
     let place = || directory.display().to_string();
     match plan::plan(&desired, &held, fleet::now().wall, false) {
