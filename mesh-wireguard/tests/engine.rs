@@ -257,7 +257,6 @@ fn a_restarted_peer_whose_first_data_is_lost_is_called() {
     assert_eq!(pair.carry(0, &packet(0, 1, true, 100)).len(), 1);
     // B starts again and calls; A answers; what would tell A that B has the new keys is lost.
     pair.now.time = pair.now.time + Duration::from_secs(2);
-    std::thread::sleep(Duration::from_millis(2));
     pair.replace(1, BoringKey::new(keys[1].clone()));
     let current = PeerKeys { current: keys[0].public(), next: None };
     pair.set_peer(1, 0, current);
