@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   scenarios/**.yaml ──> Scenario ─┬─> files ──> Checked ──────────────────────┬─> naive, compiled, checkers, resolver
-//!                                   └─> facts ─> expander ─> events ─> State ───┘        each probe: expected = told?
+//!                                   ├─> facts ─> expander ─> events ─> State ───┤        each probe: expected = told?
+//!                                   └─> facts ─> publishers ─> records ─> States┘
 //! ```
 //!
 //! What is here is what no single crate can say of itself: [`scenario`] is behaviour as text, one file for each rule of
@@ -26,4 +27,5 @@ pub mod derived;
 pub mod expand;
 pub mod probe;
 pub mod scenario;
+pub mod signed;
 pub mod sim;

@@ -1,18 +1,21 @@
 //! Every scenario in every executor that needs no network.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use domain::base::iana::Rtype;
 use domain::base::{Message, MessageBuilder, Name, ParsedName, RecordData};
 use domain::rdata::AllRecordData;
-use mesh_core::{ClusterName, Direction, FiveTuple, RuleName, SourceId, State, Time, Verdict};
+use mesh_core::{ClusterName, Direction, FiveTuple, RuleName, SourceId, State, Time, Trust, Verdict};
 use mesh_discovery::{DnsChecker, Reply, Resolver, ResolverConfig, Transport, Zone, ZoneConfig};
 use mesh_policy::check::{Checker, Party};
 use mesh_policy::{Compiler, PolicySet, naive};
 use mesh_test::expand::{EXPANDERS, play};
 use mesh_test::probe::{DnsProbe, PolicyProbe};
 use mesh_test::scenario::{self, Scenario};
+use mesh_test::signed::SignedFleet;
 use serde_json::{Value, json};
 
 /// Runs `run` on every scenario; tells all that fails at once.
@@ -146,6 +149,24 @@ fn compiled_policy_and_names_after_each_expander() {
             resolve(scenario, &state, fail);
         }
     });
+}
+
+/// Each side as an agent of its own cluster decides it, which has of the other clusters what they have signed.
+#[test]
+fn compiled_policy_of_a_signed_fleet() {
+    let asked = Cell::new(0);
+    each(|scenario, fail| {
+        let (Some(state), false) = (state(scenario), scenario.policy.is_empty()) else { return };
+        let Some(fleet) = SignedFleet::new(scenario) else { return };
+        let sets: BTreeMap<_, _> = fleet.states().map(|(name, state)| (name, PolicySet::compile(state))).collect();
+        ask(scenario, &state, fail, |tuple, direction| {
+            asked.set(asked.get() + 1);
+            let own = if direction == Direction::Egress { tuple.source } else { tuple.destination };
+            let Trust::Signed { cluster, .. } = &fleet.state_at(own).config().trust else { unreachable!("a signed fleet") };
+            compiled(&sets[cluster], tuple, direction)
+        });
+    });
+    assert!(asked.get() > 500, "{} sides of probes", asked.get());
 }
 
 #[test]
