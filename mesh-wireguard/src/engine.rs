@@ -149,6 +149,7 @@ impl<S: Session> Engine<S> {
             return;
         };
         let step = link.session.encapsulate(packet, out.datagrams.spare(packet.len() + ROOM));
+        link.note_call(&step, out.datagrams.spare(0));
         // A handshake that goes out in the packet's place has no mark.
         let is_data = |len: usize, room: &[u8]| matches!(Message::parse(&room[..len]), Some(Message::Data { .. }));
         let marked = matches!(step, Step::Send(len) if is_data(len, out.datagrams.spare(0)));
@@ -168,7 +169,7 @@ impl<S: Session> Engine<S> {
     ) -> Result<(), Refusal> {
         let message = Message::parse(datagram).ok_or(Refusal::Malformed)?;
         let index = match message {
-            Message::Initiation => match self.local.identify(source.ip(), datagram, out.datagrams.spare(ROOM)) {
+            Message::Initiation { .. } => match self.local.identify(source.ip(), datagram, out.datagrams.spare(ROOM)) {
                 Initiator::Peer(key) => *self.by_key.get(&key).ok_or(Refusal::NoSession)?,
                 Initiator::Reply(len) => {
                     out.datagrams.commit(source, len);
@@ -180,6 +181,10 @@ impl<S: Session> Engine<S> {
         };
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return Err(Refusal::NoSession) };
         let Message::Data { receiver } = message else {
+            // The answer to a call that a later handshake has overtaken leads to keys that the peer may have lost since.
+            if matches!(message, Message::Response { receiver } if !link.calls.contains(&Some(receiver))) {
+                return Err(Refusal::Replayed);
+            }
             let step = link.session.decapsulate(source.ip(), datagram, out.datagrams.spare(datagram.len() + ROOM));
             match step {
                 Step::Refused(refusal) => return Err(refusal),
@@ -190,7 +195,7 @@ impl<S: Session> Engine<S> {
                 }
                 _ => {}
             }
-            if matches!(message, Message::Initiation) {
+            if matches!(message, Message::Initiation { .. }) {
                 link.answered = Some(now.time);
             }
             if !matches!(message, Message::Cookie { .. }) {
@@ -255,7 +260,8 @@ impl<S: Session> Engine<S> {
 
     /// Sends what a session has to say by itself to where the holder of its key is.
     fn emit_by(&mut self, index: u32, step: Step, now: Now, out: &mut Output) {
-        let Some(Some(link)) = self.links.get(index as usize) else { return };
+        let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
+        link.note_call(&step, out.datagrams.spare(0));
         let Some(Some(peer)) = link.claimants.first().and_then(|first| self.peers.get_mut(first.0 as usize)) else { return };
         let sent = emit(link.endpoint.or(peer.endpoint), step, out, &mut self.counters);
         peer.sent(sent, now);
@@ -265,6 +271,7 @@ impl<S: Session> Engine<S> {
     fn confirm(&mut self, index: u32, receiver: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
         (link.confirmed, link.answered, link.last_handshake) = (Some(receiver), None, Some(now.wall));
+        link.calls = [None; 2];
         link.heard = now.time;
         for claimant in &link.claimants {
             let Some(Some(peer)) = self.peers.get_mut(claimant.0 as usize) else { continue };

@@ -13,7 +13,10 @@ pub const DATA_OVERHEAD: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// A peer begins a handshake; whose it is stands inside, encrypted.
-    Initiation,
+    Initiation {
+        /// The index that the peer chose, which its answer is for.
+        sender: u32,
+    },
     /// The answer to an initiation of the session `receiver`.
     Response {
         /// The index that this side chose.
@@ -37,7 +40,7 @@ impl Message {
         let word = |at: usize| Some(u32::from_le_bytes(datagram.get(at..at + 4)?.try_into().ok()?));
         // The first byte is the kind, the three after it are reserved and zero.
         match (word(0)?, datagram.len()) {
-            (1, INITIATION_LEN) => Some(Message::Initiation),
+            (1, INITIATION_LEN) => Some(Message::Initiation { sender: word(4)? }),
             (2, RESPONSE_LEN) => Some(Message::Response { receiver: word(8)? }),
             (3, COOKIE_LEN) => Some(Message::Cookie { receiver: word(4)? }),
             (4, DATA_OVERHEAD..) => Some(Message::Data { receiver: word(4)? }),
@@ -53,7 +56,7 @@ mod tests {
     #[test]
     fn kinds_need_their_exact_length_and_zero_reserved_bytes() {
         let message = |kind: u8, len: usize| [&[kind, 0, 0, 0, 1, 2, 0, 0, 3, 4, 0, 0][..], &vec![0; len - 12]].concat();
-        assert_eq!(Message::parse(&message(1, 148)), Some(Message::Initiation));
+        assert_eq!(Message::parse(&message(1, 148)), Some(Message::Initiation { sender: 0x201 }));
         assert_eq!(Message::parse(&message(2, 92)), Some(Message::Response { receiver: 0x403 }));
         assert_eq!(Message::parse(&message(3, 64)), Some(Message::Cookie { receiver: 0x201 }));
         assert_eq!(Message::parse(&message(4, 32)), Some(Message::Data { receiver: 0x201 }));

@@ -275,6 +275,29 @@ fn a_restarted_peer_whose_first_data_is_lost_is_called() {
 }
 
 #[test]
+fn an_answer_that_a_later_handshake_has_overtaken_is_refused() {
+    let keys = node_keys();
+    let mut pair = boring(keys.clone());
+    pair.introduce();
+    // A's call reaches B, whose answer is held back on the way; B's own call is lost.
+    pair.outputs[1].clear();
+    pair.pass(0);
+    let (address, now) = (pair.addresses[1], pair.now);
+    let mut held = Datagrams::new();
+    pair.outputs[1].datagrams.iter().for_each(|(_, bytes)| held.push(address, bytes));
+    assert_eq!(held.len(), 1);
+    pair.outputs[1].clear();
+    // B starts again and shakes hands with A. Then the answer of its former life arrives.
+    pair.replace(1, BoringKey::new(keys[1].clone()));
+    pair.set_peer(1, 0, PeerKeys { current: keys[0].public(), next: None });
+    pair.settle();
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 100)).len(), 1);
+    pair.engines[0].handle_udp(&held, now, &mut pair.outputs[0]);
+    assert_eq!(pair.engines[0].stats().engine.refused.replayed, 1);
+    assert_eq!(pair.carry(0, &packet(0, 1, true, 101)).len(), 1, "the keys are those that B has");
+}
+
+#[test]
 fn a_peer_that_switches_to_its_next_key_is_followed() {
     let [a, b] = node_keys();
     let next = NodeKey::from_bytes([3; 32]);

@@ -273,7 +273,7 @@ impl Session for SimSession {
             };
         }
         match Message::parse(datagram) {
-            Some(Message::Initiation) => self.take_initiation(datagram, out),
+            Some(Message::Initiation { .. }) => self.take_initiation(datagram, out),
             Some(Message::Response { receiver }) => self.take_response(datagram, receiver, out),
             Some(Message::Data { receiver }) => self.take_data(datagram, receiver, out),
             Some(Message::Cookie { .. }) | None => Step::Refused(Refusal::Malformed),

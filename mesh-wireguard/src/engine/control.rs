@@ -133,6 +133,7 @@ impl<S: Session> Engine<S> {
             confirmed: None,
             answered: None,
             last_handshake: None,
+            calls: [None; 2],
         });
         self.by_key.insert(key, index);
         index
@@ -165,6 +166,7 @@ impl<S: Session> Engine<S> {
             return;
         }
         let step = link.session.handshake(out.datagrams.spare(ROOM));
+        link.note_call(&step, out.datagrams.spare(0));
         let sent = emit(peer.endpoint, step, out, &mut self.counters);
         peer.sent(sent, now);
     }

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use mesh_core::{NodeId, Now, Time, WallTime, WireGuardKey};
 use mesh_dataplane::{Peer, PeerHandle};
 
+use crate::message::Message;
+use crate::session::Step;
+
 /// A peer.
 pub(super) struct PeerState {
     pub(super) node: NodeId,
@@ -49,4 +52,17 @@ pub(super) struct Link<S> {
     /// When an initiation was answered, where the holder has not used the new keys yet.
     pub(super) answered: Option<Time>,
     pub(super) last_handshake: Option<WallTime>,
+    /// The indices of the last initiations that may still be answered: none from before the latest handshake.
+    pub(super) calls: [Option<u32>; 2],
+}
+
+impl<S> Link<S> {
+    /// Remembers an initiation, where that is what `step` sends.
+    pub(super) fn note_call(&mut self, step: &Step, room: &[u8]) {
+        if let Step::Send(len) = step
+            && let Some(Message::Initiation { sender }) = Message::parse(&room[..*len])
+        {
+            self.calls = [Some(sender), self.calls[0]];
+        }
+    }
 }

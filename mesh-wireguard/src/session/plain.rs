@@ -38,7 +38,7 @@ impl Session for PlainSession {
             return Step::Idle;
         }
         match Message::parse(datagram) {
-            Some(Message::Initiation) => {
+            Some(Message::Initiation { .. }) => {
                 self.remote = Some(word(datagram, 4));
                 (self.sent, self.expected) = (0, 0);
                 out[..8].copy_from_slice(&header(2, self.index));
