@@ -32,6 +32,9 @@ pub use self::saved::RestoreError;
 /// How long a lease is good for. A third of it passes between two of them, so that two may be lost.
 pub const LEASE_TTL_SECONDS: u32 = 30;
 
+/// How long a publisher remembers what is gone: longer than any partition is to last.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Signs the records of one cluster.
 #[derive(Debug)]
 pub struct Publisher {
@@ -46,6 +49,8 @@ pub struct Publisher {
     restored: u64,
     /// What was signed last for each key; `None` for what an earlier life of the publisher signed.
     published: BTreeMap<RecordKey, Option<Vec<Resource>>>,
+    /// When each tombstone was first signed: a later life signs it again, because a store may have lost it before it was read.
+    buried: BTreeMap<RecordKey, WallTime>,
     /// When each export was first signed.
     first_signed: BTreeMap<ServiceId, WallTime>,
     addresses: Addresses,
@@ -72,6 +77,7 @@ impl Publisher {
             counter: 0,
             restored: 0,
             published: BTreeMap::new(),
+            buried: BTreeMap::new(),
             first_signed: BTreeMap::new(),
             addresses: Addresses::default(),
             recent: Recent::default(),
@@ -126,15 +132,21 @@ impl Publisher {
                 if self.published.get(&key).and_then(Option::as_ref) == Some(&resources) {
                     self.unsigned.remove(&key);
                 } else {
+                    self.buried.remove(&key);
                     records.extend(self.sign(key, resources));
                 }
             }
+            let buries = !gone.is_empty();
             for (key, _) in gone {
                 self.unsigned.remove(&key);
                 if self.published.contains_key(&key) {
                     records.extend(self.sign(key.clone(), Vec::new()));
                     self.published.remove(&key);
+                    self.buried.entry(key).or_insert(now.wall);
                 }
+            }
+            if buries {
+                self.buried.retain(|_, since| now.wall.since(*since) < REMEMBERED);
             }
         }
         if self.next_lease() <= now.time {

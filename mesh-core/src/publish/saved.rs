@@ -39,6 +39,9 @@ struct Saved {
     imports: BTreeMap<ServiceId, Vec<IpAddr>>,
     /// The records that stand.
     records: Vec<RecordKey>,
+    /// The records that are gone: since when.
+    #[serde(default)]
+    buried: Vec<(RecordKey, WallTime)>,
     /// The addresses that rest: whose they were, and since when.
     #[serde(default)]
     freed: BTreeMap<IpAddr, (IdentityName, WallTime)>,
@@ -54,13 +57,14 @@ impl Publisher {
             exports: self.first_signed.clone(),
             imports: self.addresses.given.clone(),
             records: self.published.keys().cloned().collect(),
+            buried: self.buried.iter().map(|(key, since)| (key.clone(), *since)).collect(),
             freed: self.recent.freed.clone(),
         };
         serde_json::to_vec_pretty(&saved).expect("names, numbers and addresses have a JSON form")
     }
 
     /// Makes a publisher that goes on where another one saved: exports keep their age and services their addresses, every
-    /// record is signed anew, and what is gone meanwhile gets its tombstone.
+    /// record is signed anew, and what is gone meanwhile gets its tombstone, and so does what went in the last 30 days.
     pub fn restore(
         cluster: ClusterName,
         key: SecretKey,
@@ -80,7 +84,9 @@ impl Publisher {
         publisher.first_signed = saved.exports;
         publisher.addresses = Addresses::restore(saved.imports);
         publisher.recent = Recent::restore(saved.freed);
-        publisher.published = saved.records.into_iter().map(|key| (key, None)).collect();
+        let gone = saved.buried.iter().map(|(key, _)| key.clone());
+        publisher.published = saved.records.into_iter().chain(gone).map(|key| (key, None)).collect();
+        publisher.buried = saved.buried.into_iter().collect();
         Ok(publisher)
     }
 }

@@ -189,6 +189,37 @@ fn a_restarted_publisher_goes_on() {
     assert!(matches!(Publisher::restore(cluster("east"), key_of("east"), root().public(), 3, b"{}"), Err(RestoreError::Form(_))));
 }
 
+/// The store may have lost it before anybody read it, and then only the publisher knows.
+#[test]
+fn a_tombstone_is_signed_again_by_later_lives_for_a_month() {
+    let (mut state, mut first, mut north) = (east(), publisher(1), granted());
+    let month = 30 * 24 * 3600;
+    let mut long = grant("east");
+    long.not_after = now(2 * month).wall;
+    assert_eq!(tell(&mut state, &signed_grant(long)), []);
+    deliver(&publish(&mut first, &state, at(0)), &mut north);
+    unset(&mut state, workload_key("east/team-a/lost"));
+    let lost = publish(&mut first, &state, at(1));
+    assert!(keys(&lost).contains(&"namespace/team-a".to_owned()), "nobody reads it");
+    let restore = |saved: &[u8], life| Publisher::restore(cluster("east"), key_of("east"), root().public(), life, saved);
+    let mut second = restore(&first.save(), 2).expect("restores");
+    let again = publish(&mut second, &state, at(100));
+    deliver(&again, &mut north);
+    assert!(!north.namespace_exists(&cluster("east"), &"team-a".parse().expect("a name")));
+
+    let tombstones = |life: u64, seconds: u64, state: &State, saved: &[u8]| {
+        let mut publisher = restore(saved, life).expect("restores");
+        let records = publish(&mut publisher, state, at(seconds));
+        (keys(&records).contains(&"namespace/team-a".to_owned()), publisher.save())
+    };
+    let (told, saved) = tombstones(3, 1 + month - 10, &state, &second.save());
+    assert!(told, "it is remembered since it was first signed");
+    let (_, saved) = tombstones(4, 1 + month + 10, &state, &saved);
+    let (told, saved) = tombstones(5, 1 + month + 20, &state, &saved);
+    assert!(!told, "not for ever");
+    assert!(!String::from_utf8_lossy(&saved).contains("namespace/team-a"));
+}
+
 #[test]
 fn nothing_is_published_or_buried_before_the_sources_have_spoken() {
     let (mut state, mut first) = (east(), publisher(1));
