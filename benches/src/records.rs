@@ -5,13 +5,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use mesh_core::{
-    Bytes, ClusterName, Event, Grant, NamePattern, NamedPort, Node, NodeId, NodeLink, Now, ObjectName, Prefix, Protocol, Record,
-    RecordKey, Resource, RootRecord, SecretKey, Settings, State, StateConfig, Trust, Version, WallTime, WireGuardKey, Workload,
-    WorkloadId,
+    Bytes, ClusterName, Event, Grant, NamePattern, NamedPort, Namespace, NamespaceName, Node, NodeId, NodeLink, Now, ObjectName,
+    Prefix, Protocol, Record, RecordKey, Resource, RootRecord, SecretKey, Settings, State, StateConfig, Trust, Version, WallTime,
+    WireGuardKey, Workload, WorkloadId,
 };
 
 /// The workloads of a slice: half of a busy node, in one namespace.
 pub const SLICE: u32 = 50;
+
+/// The namespaces.
+const NAMESPACES: u32 = 100;
 
 /// A cluster of so many nodes, each with one slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +59,11 @@ impl Remote {
         state
     }
 
-    /// Returns the records in their first version, nodes first.
+    /// Returns the records in their first version, what others are judged by first.
     pub fn records(&self) -> Vec<Bytes> {
         let nodes = (0..self.nodes).map(|number| node(number, 1));
-        nodes.chain((0..self.nodes).map(|number| slice(number, 2))).collect()
+        let namespaces = (0..self.nodes.min(NAMESPACES)).map(|number| namespace(number, 1));
+        nodes.chain(namespaces).chain((0..self.nodes).map(|number| slice(number, 2))).collect()
     }
 }
 
@@ -90,9 +94,16 @@ pub fn node(number: u32, counter: u64) -> Bytes {
     sign(counter, RecordKey::Node(id.name), vec![Resource::Node(node), Resource::NodeLink(link)])
 }
 
+/// Returns the signed record of a namespace.
+pub fn namespace(number: u32, counter: u64) -> Bytes {
+    let (name, labels) = (namespace_name(number), [("team", "a")].into_iter().collect());
+    let resource = Namespace { cluster: cluster(), name: name.clone(), labels };
+    sign(counter, RecordKey::Namespace(name), vec![Resource::Namespace(resource)])
+}
+
 /// Returns the signed record of a node's slice: ten deployments of five replicas, with the labels that Kubernetes gives them.
 pub fn slice(number: u32, counter: u64) -> Bytes {
-    let namespace: mesh_core::NamespaceName = format!("team-{}", number % 100).parse().expect("a name");
+    let namespace = namespace_name(number);
     let workload = |index: u32| {
         let (app, hash) = (format!("app-{}", index % 10), format!("{:010x}", (u64::from(index % 10) + 1) * 0x9e37_79b9));
         let labels = [
@@ -121,6 +132,10 @@ pub fn slice(number: u32, counter: u64) -> Bytes {
 
 fn cluster() -> ClusterName {
     ClusterName::new("there").expect("a name")
+}
+
+fn namespace_name(number: u32) -> NamespaceName {
+    format!("team-{}", number % NAMESPACES).parse().expect("a name")
 }
 
 fn node_name(number: u32) -> ObjectName {

@@ -88,6 +88,8 @@ pub enum RefusalReason {
     OutsideNode,
     /// A workload or link of a node that is not known (yet).
     UnknownNode,
+    /// A workload of a namespace whose labels are not known (yet): who selects by what is absent would take it in.
+    UnknownNamespace,
     /// Older than what was seen before, also before a restart.
     Replayed,
     /// The same version with other bytes: the cluster is quarantined.
@@ -121,6 +123,7 @@ impl RefusalReason {
             RefusalReason::OutsideExports => "outside-exports",
             RefusalReason::OutsideNode => "outside-node",
             RefusalReason::UnknownNode => "unknown-node",
+            RefusalReason::UnknownNamespace => "unknown-namespace",
             RefusalReason::Replayed => "replayed",
             RefusalReason::Equivocation => "equivocation",
             RefusalReason::Quarantined => "quarantined",

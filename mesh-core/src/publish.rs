@@ -137,7 +137,8 @@ impl Publisher {
                 }
             }
             let buries = !gone.is_empty();
-            for (key, _) in gone {
+            // What others are judged by (nodes, namespaces) comes before them, and goes after them.
+            for (key, _) in gone.into_iter().rev() {
                 self.unsigned.remove(&key);
                 if self.published.contains_key(&key) {
                     records.extend(self.sign(key.clone(), Vec::new()));

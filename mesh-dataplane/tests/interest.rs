@@ -377,6 +377,11 @@ proptest! {
         let members = |cluster: &ClusterName| {
             cluster.as_str() == "a" || topics.iter().any(|topic| *topic == Topic::Members(cluster.clone()))
         };
+        for topic in topics.iter() {
+            if let Topic::Slices(cluster, _) | Topic::AllSlices(cluster) = topic {
+                prop_assert!(members(cluster), "nobody of {} is believed without its nodes and namespaces", cluster);
+            }
+        }
         prop_assert_eq!(narrow.imported_services(&name("a")), whole.imported_services(&name("a")));
         prop_assert_eq!(narrow.local_services(&name("a")), whole.local_services(&name("a")));
 

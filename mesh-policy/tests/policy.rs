@@ -1,5 +1,7 @@
 //! The compiled policy against the yardstick, over random fleets and their histories.
 
+#[path = "policy/absent.rs"]
+mod absent;
 #[path = "policy/any.rs"]
 mod any;
 #[path = "policy/check.rs"]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Bytes, Change, Event, Key, NodeId, Prefix, Services, SourceId, State, Time};
+use mesh_core::{Change, Event, Key, NodeId, Prefix, Services, SourceId, State, Time};
 use mesh_dataplane::{Planner, Reconciler, Tunnel};
 use mesh_policy::Compiler;
 use mesh_source::{Diagnostics, statefile};
@@ -21,6 +21,7 @@ use super::names::NamesRole;
 use super::publish::PublisherRole;
 use super::pull::PullRole;
 use super::pull::serve::Askers;
+use super::pull::wire::Said;
 use super::traffic::TrafficRole;
 use super::view::{self, Overview, Shared};
 use crate::config::AgentConfig;
@@ -221,10 +222,11 @@ impl Control {
         self.pull.turn(&mut self.tunnel, &self.state);
     }
 
-    /// Returns the signed record of this cluster that says who is behind `address`.
-    pub fn signed_slice_of(&self, address: IpAddr) -> Option<Bytes> {
+    /// Returns the signed records of this cluster that say who is behind `address`.
+    pub fn signed_at(&self, address: IpAddr) -> Said {
         let is_own = self.state.workload_at(address).is_some_and(|id| id.cluster == self.config.node.cluster);
-        self.state.signed_slice_of(address).filter(|_| is_own).cloned()
+        let slice = self.state.signed_slice_of(address).filter(|_| is_own).cloned();
+        Said { namespace: self.state.signed_namespace_of(address).filter(|_| slice.is_some()).cloned(), slice }
     }
 
     /// Lets the nodes that are known now ask for records.

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!  Tunnel::poll_want ─> PullRole ── TCP, overlay address, port 7300 ──> PullServer ─> State::signed_slice_of
-//!  State <─ Event::Opened <─┘ <────── the signed record, or nothing ────────┘
+//!  State <─ Event::Opened <─┘ <─ the signed slice and namespace, or nothing ┘
 //! ```
 //!
-//! Who answers needs no trust: what counts is the signature of the cluster's publisher, and the state judges the record like any
-//! other. Whoever asks is a node of the mesh, by its overlay address, for which the tunnel vouches.
+//! Who answers needs no trust: what counts is the signature of the cluster's publisher, and the state judges the records like any
+//! others. Whoever asks is a node of the mesh, by its overlay address, for which the tunnel vouches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -256,7 +256,7 @@ async fn drive(
                 let _ = reply.send(control.traffic.describe(&control.state, &control.services, &id));
             }
             Some((address, reply)) = pulled.recv() => {
-                let _ = reply.send(control.signed_slice_of(address));
+                let _ = reply.send(control.signed_at(address));
             }
             _ = save.tick() => tokio::task::block_in_place(|| {
                 control.save();

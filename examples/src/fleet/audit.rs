@@ -211,6 +211,7 @@ fn way_out(reason: RefusalReason) -> &'static str {
         }
         RefusalReason::Contested => "grant each prefix to one cluster",
         RefusalReason::OutsideNode | RefusalReason::UnknownNode => "correct the node's podCIDRs, or where the workload runs",
+        RefusalReason::UnknownNamespace => "nothing, if the namespace's record comes; else look at that cluster's publisher",
         RefusalReason::Replayed => "older than what is known: remove the file",
         RefusalReason::Equivocation | RefusalReason::Quarantined => {
             "find out who else has the cluster's key; then `meshctl fleet revoke`, and grant a new key in the new epoch"

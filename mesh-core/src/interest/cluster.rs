@@ -16,7 +16,7 @@ pub(super) fn topics(state: &State, demand: &Demand, cluster: &ClusterName) -> B
     let labels: Labels = state.cluster_labels(cluster).collect();
     demand.peers.iter().for_each(|wanted| found.wanted(grant, &labels, wanted));
     if found.members {
-        // Without the labels of its namespace nobody's identity can be judged: `NotIn` holds for what is not known.
+        // Nobody is believed before the labels of its namespace are known: `NotIn` would hold for what is not.
         found.topics.insert(Topic::Members(cluster.clone()));
     }
     found.topics

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::ledger::Standing;
 use super::{MAX_CLOCK_SKEW, Origin, Trust};
 use crate::policy::PolicyScope;
-use crate::{ClusterName, Grant, Key, NodeId, Prefix, RefusalReason, Resource, State};
+use crate::{ClusterName, Grant, Key, NodeId, Prefix, RefusalReason, Resource, State, WorkloadId};
 
 pub(crate) type Admission = Result<(), (RefusalReason, String)>;
 
@@ -59,13 +59,18 @@ impl State {
         Ok(())
     }
 
-    /// Checks what is asked of signed facts only: they are inside the prefixes of their node, and of this time.
+    /// Checks what is asked of signed facts only: they are inside the prefixes of their node, the labels of their namespace are
+    /// known, and they are of this time.
     fn check_record(&self, grant: &Grant, resource: &Resource) -> Admission {
         match resource {
             Resource::Workload(workload) => match &workload.node {
                 Some(name) => {
-                    let node = NodeId { cluster: workload.id.cluster.clone(), name: name.clone() };
-                    self.check_node(&node, &workload.addresses)
+                    let WorkloadId { cluster, namespace, .. } = &workload.id;
+                    if !self.facts.namespaces.contains_key(&(cluster.clone(), namespace.clone())) {
+                        let detail = format!("namespace {namespace} of cluster {cluster} is not known");
+                        return refuse(RefusalReason::UnknownNamespace, detail);
+                    }
+                    self.check_node(&NodeId { cluster: cluster.clone(), name: name.clone() }, &workload.addresses)
                 }
                 None => refuse(RefusalReason::OutsideNode, "it names no node"),
             },

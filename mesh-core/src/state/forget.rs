@@ -15,7 +15,7 @@ impl State {
         let others: Vec<ClusterName> = self.ledger.clusters.keys().filter(|name| **name != own).cloned().collect();
         for name in others {
             let Some(known) = self.ledger.clusters.get(&name) else { continue };
-            // Slices before their nodes, so that nothing is refused on the way.
+            // Slices before their nodes and namespaces, so that nothing is refused on the way.
             for key in known.held_of(|key| !topics.covers(&name, key)).into_iter().rev() {
                 let said = self.said(&name, &key);
                 if let Some(known) = self.ledger.clusters.get_mut(&name) {

@@ -274,6 +274,12 @@ impl Signer {
         let namespaces = self.slices.get(node).into_iter().flatten();
         namespaces.filter_map(|namespace| self.records.get(&RecordKey::Slice(namespace.clone(), node.clone())))
     }
+
+    /// Returns the slices of `namespace`.
+    pub(super) fn slices_in(&self, namespace: &NamespaceName) -> impl Iterator<Item = &Held> {
+        let nodes = self.slices.iter().filter(|(_, namespaces)| namespaces.contains(namespace));
+        nodes.filter_map(|(node, _)| self.records.get(&RecordKey::Slice(namespace.clone(), node.clone())))
+    }
 }
 
 impl Held {

@@ -1,7 +1,7 @@
 //! From what is offered to what is believed, one fact at a time.
 
 use super::{Origin, Refused, State, Trust};
-use crate::{Change, ClusterName, Key, Refusal, Resource};
+use crate::{Change, ClusterName, Key, Refusal, RefusalReason, Resource};
 
 impl State {
     /// Takes back what `origin` offered for `key`.
@@ -67,6 +67,13 @@ impl State {
                     self.refresh(&key, change);
                 }
             }
+            Key::Namespace(cluster, name) if before.is_some() != admitted.is_some() => {
+                for key in self.workloads_in(cluster, name) {
+                    if admitted.is_none() || self.is_judged(&key) {
+                        self.refresh(&key, change);
+                    }
+                }
+            }
             Key::ServiceExport(cluster, id) => {
                 let signed = Key::Export(cluster.clone(), id.clone());
                 if self.offered.contains_key(&signed) {
@@ -75,6 +82,13 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// Tells whether a fact is refused for what it says itself. What is not, while its cluster is being looked at, has its turn
+    /// after the nodes: nothing is refused on the way that is not at the end.
+    fn is_judged(&self, key: &Key) -> bool {
+        let of_cluster = [RefusalReason::NoGrant, RefusalReason::GrantExpired, RefusalReason::Revoked];
+        self.refused.get(key).is_some_and(|refused| !of_cluster.contains(&refused.refusal.reason))
     }
 
     /// Looks anew at all that is offered of `cluster`, but its grant.

@@ -9,7 +9,8 @@ use super::ledger::{Noted, Sha, Standing};
 use super::{Origin, State, Trust};
 use crate::record::{self, RecordError};
 use crate::{
-    Change, ClusterName, Key, Opened, PublicKey, Record, RecordKey, Refusal, RefusalReason, Resource, Statement, Version,
+    Change, ClusterName, Key, NamespaceName, Opened, PublicKey, Record, RecordKey, Refusal, RefusalReason, Resource, Statement,
+    Version,
 };
 
 impl State {
@@ -228,7 +229,7 @@ impl State {
 
     /// Puts `new` in the place of `old`, and looks once at each fact concerned.
     pub(super) fn replace(&mut self, old: Option<(Origin, Vec<Key>)>, new: Option<(Origin, Vec<Resource>)>, change: &mut Change) {
-        // In the order of the keys: a node comes before what is judged by its prefixes.
+        // In the order of the keys: a node and a namespace come before the workloads that are judged by them.
         let mut touched = BTreeSet::new();
         if let Some((origin, keys)) = old {
             self.unoffer_all(&origin, keys, &mut touched);
@@ -274,6 +275,15 @@ impl State {
         let workloads = signers.flat_map(|signer| signer.slices_of(&node.name)).flat_map(|held| held.keys.iter().cloned());
         let dependents = workloads.chain([Key::NodeLink(node.clone())]);
         dependents.filter(|key| self.offered.contains_key(key)).collect()
+    }
+
+    /// Returns the keys of the workloads in the slices of a namespace.
+    pub(super) fn workloads_in(&self, name: &ClusterName, namespace: &NamespaceName) -> Vec<Key> {
+        let cluster = self.ledger.clusters.get(name);
+        let speaking = self.active.get(name).into_iter().flatten();
+        let signers = speaking.filter_map(|key| cluster?.signers.get(key));
+        let workloads = signers.flat_map(|signer| signer.slices_in(namespace)).flat_map(|held| held.keys.iter().cloned());
+        workloads.filter(|key| self.offered.contains_key(key)).collect()
     }
 
     /// Returns the version that counts of a record of a cluster, for tests and status pages.

@@ -47,10 +47,22 @@ impl State {
     pub fn signed_slice_of(&self, address: IpAddr) -> Option<&Bytes> {
         let workload = self.facts.workloads.get(self.addresses.workload(address)?)?;
         let key = RecordKey::Slice(workload.id.namespace.clone(), workload.node.clone()?);
-        let known = self.ledger.clusters.get(&workload.id.cluster)?;
-        let (_, held) = known.counting(&known.speaking(self.now.wall), &key)?;
-        let tells = !held.disputed && held.keys.contains(&Key::Workload(workload.id.clone()));
-        tells.then_some(&held.bytes)
+        self.signed(&workload.id.cluster, &key, &Key::Workload(workload.id.clone()))
+    }
+
+    /// Returns the signed record, as it travelled, of the namespace of the workload at `address`, without which nobody believes
+    /// its slice; `None` as for [`State::signed_slice_of`].
+    pub fn signed_namespace_of(&self, address: IpAddr) -> Option<&Bytes> {
+        let WorkloadId { cluster, namespace, .. } = self.addresses.workload(address)?;
+        let key = RecordKey::Namespace(namespace.clone());
+        self.signed(cluster, &key, &Key::Namespace(cluster.clone(), namespace.clone()))
+    }
+
+    /// Returns the record of a cluster that counts about `key`, if it tells of `fact`.
+    fn signed(&self, cluster: &ClusterName, key: &RecordKey, fact: &Key) -> Option<&Bytes> {
+        let known = self.ledger.clusters.get(cluster)?;
+        let (_, held) = known.counting(&known.speaking(self.now.wall), key)?;
+        (!held.disputed && held.keys.contains(fact)).then_some(&held.bytes)
     }
 
     /// Returns the workloads that the signed records of `cluster` tell of, as far as they are known, believed or not.

@@ -77,8 +77,8 @@ impl Victim {
         for name in ["east", "west"] {
             let at = format!("10.{}.1.5", net(name));
             accept(&mut state, &node_record(name, 1, 1));
-            accept(&mut state, &slice(name, 2, 1, vec![workload(&format!("{name}/shop/web-0"), 1, &at)]));
             accept(&mut state, &namespace(name, 3, "shop", "blue"));
+            accept(&mut state, &slice(name, 2, 1, vec![workload(&format!("{name}/shop/web-0"), 1, &at)]));
             accept(&mut state, &lease(name, 4, 0));
         }
         let (believed, usage) = (Vec::new(), state.usage());

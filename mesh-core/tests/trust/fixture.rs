@@ -83,6 +83,15 @@ pub(crate) fn granted() -> State {
     state
 }
 
+/// A state that also knows the namespaces `shop` and `team-a` of both, for what is told of their workloads.
+pub(crate) fn housed() -> State {
+    let mut state = granted();
+    for (name, space) in [("east", "shop"), ("east", "team-a"), ("west", "shop"), ("west", "team-a")] {
+        accept(&mut state, &namespace(name, 0, space, "a"));
+    }
+    state
+}
+
 pub(crate) fn record(name: &str, counter: u64, key: RecordKey, resources: Vec<Resource>) -> Record {
     Record { cluster: cluster(name), version: Version { incarnation: 1, counter }, key, resources }
 }

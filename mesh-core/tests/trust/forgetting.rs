@@ -15,6 +15,7 @@ fn told() -> (State, Vec<Bytes>) {
             [
                 node_record(name, 1, 1),
                 namespace(name, 2, "shop", "one"),
+                namespace(name, 2, "team-a", "one"),
                 slice(name, 3, 1, vec![workload(&id("shop/a"), 1, &at(5))]),
                 slice(name, 4, 1, vec![workload(&id("team-a/b"), 1, &at(6))]),
                 lease(name, 5, 0),
@@ -47,7 +48,7 @@ fn what_is_forgotten_is_as_if_it_was_never_told() {
     let change = state.forget(&topics([Topic::Cluster(cluster("west"))]));
     assert_eq!(reasons(&change), [], "nothing is refused because its node is forgotten first");
     let mut other = granted();
-    for record in &records[5..] {
+    for record in &records[6..] {
         assert_eq!(tell(&mut other, record), []);
     }
     assert_eq!((state.facts(), state.refused().count()), (other.facts(), 0));

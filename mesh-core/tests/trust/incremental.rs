@@ -242,5 +242,5 @@ fn a_workload_changes_the_slice_of_its_namespace_and_node_only() {
     let Resource::Node(mut moved) = node("east", 2) else { unreachable!() };
     moved.prefixes = vec![prefix("10.1.9.0/24")];
     publisher.note(&state.apply(Event::Set(source, Resource::Node(moved)), now(1)));
-    assert_eq!(keys(&mut publisher, &state), ["node/n2", "slice/shop/n2", "slice/team-a/n2"]);
+    assert_eq!(keys(&mut publisher, &state), ["node/n2", "slice/team-a/n2", "slice/shop/n2"]);
 }

@@ -124,6 +124,25 @@ fn what_is_published_is_believed_elsewhere() {
 }
 
 #[test]
+fn what_workloads_are_judged_by_comes_before_them_and_goes_after_them() {
+    let (mut state, mut publisher, mut north) = (east(), publisher(1), granted());
+    deliver(&publish(&mut publisher, &state, at(0)), &mut north);
+    set(&mut state, workload("east/team-b/web-0", 2, "10.1.2.9"));
+    set(&mut state, node("east", 2));
+    let records = publish(&mut publisher, &state, at(1));
+    assert_eq!(keys(&records), ["node/n2", "namespace/team-b", "slice/team-b/n2"]);
+    // Nothing is refused on the way, which would be a moment without an identity.
+    deliver(&records, &mut north);
+    assert!(knows(&north, "east/team-b/web-0"));
+    unset(&mut state, workload_key("east/team-b/web-0"));
+    unset(&mut state, node("east", 2).key());
+    let records = publish(&mut publisher, &state, at(2));
+    assert_eq!(keys(&records), ["slice/team-b/n2", "namespace/team-b", "node/n2"]);
+    deliver(&records, &mut north);
+    assert!(north.refusal_counts().is_empty() && north.facts().workloads.len() == 1);
+}
+
+#[test]
 fn only_what_changed_is_signed_again() {
     let (mut state, mut publisher, mut north) = (east(), publisher(1), granted());
     deliver(&publish(&mut publisher, &state, at(0)), &mut north);
@@ -154,7 +173,7 @@ fn an_export_ends_with_its_manifest_although_its_own_record_is_read_back() {
     assert_eq!(exported(&state)[0], ("shop/db".into(), Some(at(0).wall)), "its age is the signed one");
     unset(&mut state, Key::ServiceExport(cluster("east"), "shop/db".parse().expect("an id")));
     let gone = publish(&mut publisher, &state, at(2));
-    assert_eq!(keys(&gone), ["export/shop/db", "import/shop/db"]);
+    assert_eq!(keys(&gone), ["import/shop/db", "export/shop/db"]);
     deliver(&gone, &mut state);
     assert!(exported(&state).is_empty());
 }
@@ -404,7 +423,7 @@ fn a_successor_goes_on_from_what_it_finds_in_the_store() {
     // What is found later changes nothing of what is being said, and a tombstone needs no other one.
     store.iter().chain(&records).for_each(|(_, bytes)| second.adopt(bytes));
     let again = keys(&publish(&mut second, &state, at(101)));
-    assert_eq!(again, ["namespace/team-former", "namespace/team-old"], "an old backup brought them back");
+    assert_eq!(again, ["namespace/team-old", "namespace/team-former"], "an old backup brought them back");
     let tombstones: Vec<_> = records.iter().filter(|(key, _)| key.to_string().starts_with("namespace/team-")).collect();
     tombstones.iter().for_each(|(_, bytes)| second.adopt(bytes));
     assert!(publish(&mut second, &state, at(102)).is_empty());

@@ -174,9 +174,10 @@ proptest! {
             let _ = tell(&mut state, &history[index].1);
             let expected = expected(&told);
             let has_node = expected.keys().any(|key| matches!(key, RecordKey::Node(_)));
+            let has_home = expected.contains_key(&RecordKey::Namespace("shop".parse().expect("a name")));
             let resources = || expected.values().flat_map(|(_, resources)| resources);
             let workloads: Vec<_> = resources().filter_map(|r| match r {
-                Resource::Workload(workload) if has_node => Some(workload),
+                Resource::Workload(workload) if has_node && has_home => Some(workload),
                 _ => None,
             }).collect();
             let namespaces: Vec<_> = resources().filter_map(|r| match r { Resource::Namespace(n) => Some(n), _ => None }).collect();

@@ -11,10 +11,11 @@ use crate::fixture::*;
 fn lived() -> State {
     let mut state = granted();
     accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &namespace("east", 1, "shop", "blue"));
     accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
     accept(&mut state, &slice("east", 3, 1, vec![workload("east/shop/web-1", 1, "10.1.1.6")]));
-    accept(&mut state, &namespace("east", 4, "shop", "blue"));
-    accept(&mut state, &record("east", 5, RecordKey::Namespace("shop".parse().expect("a name")), Vec::new()));
+    accept(&mut state, &namespace("east", 4, "team-a", "blue"));
+    accept(&mut state, &record("east", 5, RecordKey::Namespace("team-a".parse().expect("a name")), Vec::new()));
     accept(&mut state, &lease("east", 6, 0));
     accept(&mut state, &namespace("west", 1, "shop", "one"));
     assert_eq!(tell(&mut state, &sign(&namespace("west", 1, "shop", "two"))), [RefusalReason::Equivocation]);
@@ -26,6 +27,10 @@ fn restarted() -> State {
     let change = state.restore(&lived().snapshot(), now(5)).expect("a snapshot");
     assert!(!change.dirty.is_empty());
     state
+}
+
+fn namespaces(state: &State) -> Vec<String> {
+    state.facts().namespaces.keys().map(|(cluster, name)| format!("{cluster}/{name}")).collect()
 }
 
 #[test]
@@ -60,9 +65,10 @@ fn a_record_from_before_the_restart_is_still_a_replay() {
     let old = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
     assert_eq!(tell_at(&mut state, &sign(&old), 6), [RefusalReason::Replayed]);
     // Also where only a tombstone is left.
-    assert_eq!(tell_at(&mut state, &sign(&namespace("east", 4, "shop", "blue")), 6), [RefusalReason::Replayed]);
+    assert_eq!(tell_at(&mut state, &sign(&namespace("east", 4, "team-a", "blue")), 6), [RefusalReason::Replayed]);
     assert_eq!(count(&state, RefusalReason::Replayed), 2);
-    assert!(!knows(&state, "east/shop/web-0") && state.facts().namespaces.is_empty());
+    assert!(!knows(&state, "east/shop/web-0"));
+    assert_eq!(namespaces(&state), ["east/shop"]);
 }
 
 #[test]
@@ -72,7 +78,7 @@ fn a_quarantine_outlives_a_restart_and_ends_with_it_as_before() {
     let mut next = grant("west");
     next.epoch = 2;
     assert_eq!(tell_at(&mut state, &signed_grant(next), 6), []);
-    assert_eq!(state.facts().namespaces.len(), 1);
+    assert_eq!(namespaces(&state), ["east/shop", "west/shop"]);
     // One restart more: the disputed record of another key stays disputed.
     let mut again = state_of("north");
     again.restore(&state.snapshot(), now(7)).map(|_| ()).expect("a snapshot");
@@ -85,10 +91,10 @@ fn a_disputed_record_stays_disputed_after_a_new_epoch_and_a_restart() {
     let mut next = grant("west");
     next.epoch = 2;
     assert_eq!(tell(&mut state, &signed_grant(next)), []);
-    assert!(!state.is_quarantined(&cluster("west")) && state.facts().namespaces.is_empty());
+    assert!(!state.is_quarantined(&cluster("west")) && namespaces(&state) == ["east/shop"]);
     let mut again = state_of("north");
     again.restore(&state.snapshot(), now(5)).map(|_| ()).expect("a snapshot");
-    assert!(!again.is_quarantined(&cluster("west")) && again.facts().namespaces.is_empty());
+    assert!(!again.is_quarantined(&cluster("west")) && namespaces(&again) == ["east/shop"]);
 }
 
 #[test]
@@ -96,8 +102,8 @@ fn a_grant_that_ended_while_the_agent_was_down_is_over() {
     let mut state = state_of("north");
     let _ = state.restore(&lived().snapshot(), now(100_000)).expect("a snapshot");
     assert!(state.facts().grants.is_empty() && state.facts().nodes.is_empty());
-    // Its node, workload and lease; west is quarantined, so nothing of it is asked.
-    assert_eq!(count(&state, RefusalReason::GrantExpired), 3);
+    // Its namespace, node, workload and lease; west is quarantined, so nothing of it is asked.
+    assert_eq!(count(&state, RefusalReason::GrantExpired), 4);
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use mesh_core::{
-    Bytes, Event, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport, WireGuardKey,
+    Bytes, Event, Key, Located, NodeLink, RecordKey, RefusalReason, Resource, RootRecord, SecretKey, ServiceImport, WireGuardKey,
 };
 
 use crate::fixture::*;
 
 #[test]
 fn an_honest_cluster_is_believed() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
     accept(&mut state, &namespace("east", 3, "shop", "blue"));
@@ -31,7 +31,7 @@ fn an_honest_cluster_is_believed() {
 
 #[test]
 fn the_record_behind_an_address_can_be_handed_on_as_it_was_signed() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     let address = |text: &str| text.parse().expect("an address");
     let slice_with = |version, last: &str| slice("east", version, 1, vec![workload("east/shop/web-0", 1, last)]);
@@ -40,10 +40,15 @@ fn the_record_behind_an_address_can_be_handed_on_as_it_was_signed() {
     accept(&mut state, &slice_with(3, "10.1.1.6"));
     assert_eq!(state.signed_slice_of(address("10.1.1.5")), None, "it moved");
     let bytes = state.signed_slice_of(address("10.1.1.6")).expect("it is there").clone();
+    // The namespace of a workload comes along: who asks may not know it, and believes nothing of it without.
+    let home = state.signed_namespace_of(address("10.1.1.6")).expect("it is there").clone();
     let mut other = granted();
     accept(&mut other, &node_record("east", 1, 1));
-    assert!(other.apply(Event::Record(bytes), now(0)).refusals.is_empty(), "whoever hands it on");
+    for bytes in [home, bytes] {
+        assert!(other.apply(Event::Record(bytes), now(0)).refusals.is_empty(), "whoever hands it on");
+    }
     assert!(matches!(located(&other, "10.1.1.6"), Located::Workload(_)));
+    assert_eq!(state.signed_namespace_of(address("10.1.1.5")), None);
     let own = workload("north/shop/own", 1, "10.3.1.5");
     let _ = other.apply(Event::Set(mesh_core::SourceId("manifests".into()), own), now(0));
     assert_eq!(other.signed_slice_of(address("10.3.1.5")), None, "nobody signed what only a plain source says");
@@ -51,7 +56,7 @@ fn the_record_behind_an_address_can_be_handed_on_as_it_was_signed() {
 
 #[test]
 fn a_forged_signature_is_refused() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     let honest = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
     let mut bytes = sign(&honest).to_vec();
@@ -72,7 +77,7 @@ fn a_forged_signature_is_refused() {
 
 #[test]
 fn a_workload_outside_the_grants_prefixes_is_refused() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     let lie = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.2.1.5"), workload("east/shop/web-1", 1, "10.1.1.6")]);
     assert_eq!(tell(&mut state, &sign(&lie)), [RefusalReason::OutsidePrefixes]);
@@ -103,7 +108,7 @@ fn a_node_that_takes_an_address_of_another_clusters_prefixes_is_nobody_there() {
 
 #[test]
 fn a_workload_outside_its_nodes_prefixes_is_refused_until_it_is_inside() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     accept(&mut state, &node_record("east", 2, 2));
     let lie = slice("east", 3, 1, vec![workload("east/shop/web-0", 1, "10.1.2.5")]);
@@ -120,7 +125,7 @@ fn a_workload_outside_its_nodes_prefixes_is_refused_until_it_is_inside() {
 
 #[test]
 fn a_slice_speaks_of_its_own_namespace_and_node() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     let mut lie = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
     for key in ["slice/team-a/n1", "slice/shop/n2"] {
@@ -139,12 +144,58 @@ fn a_slice_speaks_of_its_own_namespace_and_node() {
 
 #[test]
 fn a_slice_before_its_node_waits_for_it() {
-    let mut state = granted();
+    let mut state = housed();
     let early = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
     assert_eq!(tell(&mut state, &sign(&early)), [RefusalReason::UnknownNode]);
     accept(&mut state, &node_record("east", 1, 1));
     assert!(knows(&state, "east/shop/web-0"));
     assert_eq!(state.refused().count(), 0);
+}
+
+#[test]
+fn a_slice_before_its_namespace_waits_for_it() {
+    let mut state = granted();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &node_record("east", 2, 2));
+    // On two nodes, and beside a namespace that is known: who selects by labels that are not there must not find these.
+    let early = |node: u8, id: &str, address| sign(&slice("east", 3, node, vec![workload(id, node, address)]));
+    accept(&mut state, &namespace("east", 4, "team-a", "blue"));
+    for (node, id, address) in [(1, "east/shop/web-0", "10.1.1.5"), (2, "east/shop/web-1", "10.1.2.5")] {
+        assert_eq!(tell(&mut state, &early(node, id, address)), [RefusalReason::UnknownNamespace]);
+        assert_eq!((knows(&state, id), located(&state, address)), (false, Located::Pending));
+    }
+    assert!(!state.namespace_exists(&cluster("east"), &"shop".parse().expect("a name")), "nothing that counts is in it");
+    assert_eq!(tell(&mut state, &early(1, "east/team-a/web-2", "10.1.1.6")), []);
+    let change = state.apply(Event::Record(sign(&namespace("east", 5, "shop", "blue"))), now(0));
+    assert!(change.refusals.is_empty() && change.dirty.contains(&workload_key("east/shop/web-0")));
+    assert!(knows(&state, "east/shop/web-0") && knows(&state, "east/shop/web-1"));
+    assert_eq!(state.refused().count(), 0);
+    // Other labels are not a moment without any.
+    let change = state.apply(Event::Record(sign(&namespace("east", 6, "shop", "green"))), now(0));
+    assert_eq!(change.dirty.into_iter().collect::<Vec<_>>(), [Key::Namespace(cluster("east"), "shop".parse().expect("a name"))]);
+}
+
+#[test]
+fn a_namespaces_tombstone_makes_its_workloads_pending() {
+    let mut state = housed();
+    accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &node_record("west", 1, 1));
+    let told = [("east/shop/web-0", "10.1.1.5"), ("east/team-a/web-0", "10.1.1.6"), ("west/shop/web-0", "10.2.1.5")];
+    for (id, address) in told {
+        accept(&mut state, &slice(&id[..4], 2, 1, vec![workload(id, 1, address)]));
+    }
+    let gone = record("east", 3, RecordKey::Namespace("shop".parse().expect("a name")), Vec::new());
+    assert_eq!(tell(&mut state, &sign(&gone)), [RefusalReason::UnknownNamespace]);
+    assert_eq!(told.map(|(id, _)| knows(&state, id)), [false, true, true], "those of other namespaces and clusters stand");
+    assert_eq!(located(&state, "10.1.1.5"), Located::Pending);
+    // It is as it was when the namespace is, also after a restart.
+    let mut again = state_of("north");
+    assert_eq!(reasons(&again.restore(&state.snapshot(), now(1)).expect("a snapshot")), [RefusalReason::UnknownNamespace]);
+    assert_eq!(again.facts(), state.facts());
+    for mut state in [state, again] {
+        assert_eq!(tell(&mut state, &sign(&namespace("east", 4, "shop", "blue"))), []);
+        assert!(told.iter().all(|(id, _)| knows(&state, id)));
+    }
 }
 
 #[test]
@@ -224,7 +275,7 @@ fn a_replayed_record_is_refused() {
 
 #[test]
 fn a_tombstone_ends_a_fact_and_is_not_undone() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     let told = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
     accept(&mut state, &told);
@@ -242,7 +293,7 @@ fn a_tombstone_ends_a_fact_and_is_not_undone() {
 
 #[test]
 fn a_workload_that_moved_is_where_the_newer_record_says() {
-    let mut state = granted();
+    let mut state = housed();
     accept(&mut state, &node_record("east", 1, 1));
     accept(&mut state, &node_record("east", 2, 2));
     accept(&mut state, &slice("east", 4, 2, vec![workload("east/shop/web-0", 2, "10.1.2.5")]));
@@ -255,17 +306,18 @@ fn a_workload_that_moved_is_where_the_newer_record_says() {
 fn equivocation_quarantines_the_cluster_until_a_new_epoch() {
     let mut state = granted();
     accept(&mut state, &node_record("east", 1, 1));
-    accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
-    accept(&mut state, &namespace("east", 3, "shop", "blue"));
+    accept(&mut state, &namespace("east", 2, "shop", "blue"));
+    accept(&mut state, &slice("east", 3, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
+    accept(&mut state, &namespace("east", 4, "team-a", "blue"));
     accept(&mut state, &node_record("west", 1, 1));
-    let twin = sign(&namespace("east", 3, "shop", "red"));
+    let twin = sign(&namespace("east", 4, "team-a", "red"));
     assert_eq!(tell(&mut state, &twin), [RefusalReason::Equivocation]);
     assert_eq!(count(&state, RefusalReason::Equivocation), 1);
     assert!(state.is_quarantined(&cluster("east")) && !state.is_quarantined(&cluster("west")));
     assert!(state.facts().namespaces.is_empty() && !knows(&state, "east/shop/web-0"));
     assert_eq!(state.facts().nodes.len(), 1, "west's node stands");
     assert_eq!(located(&state, "10.1.1.5"), Located::Pending);
-    let later = sign(&namespace("east", 4, "team-a", "blue"));
+    let later = sign(&namespace("east", 5, "team-b", "blue"));
     assert_eq!(tell(&mut state, &later), [RefusalReason::Quarantined]);
     assert_eq!(count(&state, RefusalReason::Quarantined), 1);
 
@@ -274,11 +326,11 @@ fn equivocation_quarantines_the_cluster_until_a_new_epoch() {
     assert_eq!(tell(&mut state, &signed_grant(again)), []);
     assert!(!state.is_quarantined(&cluster("east")) && knows(&state, "east/shop/web-0"));
     let namespaces: Vec<_> = state.facts().namespaces.keys().map(|(_, name)| name.to_string()).collect();
-    assert_eq!(namespaces, ["team-a"], "neither of the twins is believed, what came later is");
+    assert_eq!(namespaces, ["shop", "team-b"], "neither of the twins is believed, what came later is");
     // The twin is known: it proves nothing against the new epoch.
     assert_eq!(tell(&mut state, &twin), []);
     assert!(!state.is_quarantined(&cluster("east")));
-    accept(&mut state, &namespace("east", 5, "shop", "green"));
+    accept(&mut state, &namespace("east", 6, "team-a", "green"));
 }
 
 #[test]

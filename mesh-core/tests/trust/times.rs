@@ -14,17 +14,18 @@ use crate::fixture::*;
 fn a_grant_ends_at_its_time_with_no_event() {
     let mut state = granted();
     accept(&mut state, &node_record("east", 1, 1));
+    accept(&mut state, &namespace("east", 1, "shop", "x"));
     accept(&mut state, &slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]));
     let end = now(100_000);
     assert_eq!(state.poll_timeout(), Some(end.time));
     assert!(state.handle_timeout(now(99_999)).is_empty() && knows(&state, "east/shop/web-0"));
     let change = state.handle_timeout(end);
     assert!(change.dirty.contains(&workload_key("east/shop/web-0")));
-    assert_eq!(reasons(&change), [RefusalReason::GrantExpired; 2]);
-    assert_eq!(count(&state, RefusalReason::GrantExpired), 2);
+    assert_eq!(reasons(&change), [RefusalReason::GrantExpired; 3]);
+    assert_eq!(count(&state, RefusalReason::GrantExpired), 3);
     assert!(!knows(&state, "east/shop/web-0") && state.facts().grants.is_empty());
     assert_eq!(located(&state, "10.1.1.5"), Located::Pending, "never external");
-    assert_eq!(tell_at(&mut state, &sign(&namespace("east", 3, "shop", "x")), 100_001), [RefusalReason::GrantExpired]);
+    assert_eq!(tell_at(&mut state, &sign(&namespace("east", 3, "team-a", "x")), 100_001), [RefusalReason::GrantExpired]);
     // A successor brings back what is still the last word.
     let mut next = grant("east");
     (next.not_before, next.not_after) = (end.wall, WallTime::from_unix_secs(T0 + 200_000));
@@ -72,7 +73,8 @@ fn records_wait_for_their_grant() {
     assert_eq!(tell(&mut state, &sign(&node_record("east", 1, 1))), [RefusalReason::NoGrant]);
     let early = slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")]);
     assert_eq!(tell(&mut state, &sign(&early)), [RefusalReason::NoGrant]);
-    assert_eq!(count(&state, RefusalReason::NoGrant), 2);
+    assert_eq!(tell(&mut state, &sign(&namespace("east", 3, "shop", "x"))), [RefusalReason::NoGrant]);
+    assert_eq!(count(&state, RefusalReason::NoGrant), 3);
     assert!(state.facts().nodes.is_empty());
     let change = state.apply(Event::Record(signed_grant(grant("east"))), now(0));
     assert!(change.dirty.contains(&workload_key("east/shop/web-0")) && change.refusals.is_empty());
@@ -158,7 +160,7 @@ fn clocks_that_disagree_by_minutes_change_no_fact() {
     // East's clock is right; the others are four minutes behind, right, and four minutes ahead.
     let told = [node_record("east", 1, 1), slice("east", 2, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5")])];
     let skewed = |behind: u64, ahead: u64| {
-        let mut state = granted();
+        let mut state = housed();
         let at = |seconds: u64| 1000 + seconds - behind + ahead;
         for bytes in told.iter().chain(&[lease("east", 3, 1000)]).map(sign) {
             assert_eq!(tell_at(&mut state, &bytes, at(0)), []);

@@ -200,6 +200,7 @@ pub fn laws(state: &State, now: Now) {
     for workload in facts.workloads.values() {
         let id = &workload.id;
         assert!(grant(&id.cluster).namespaces.iter().any(|pattern| pattern.matches(id.namespace.as_str())), "{id}");
+        assert!(facts.namespaces.contains_key(&(id.cluster.clone(), id.namespace.clone())), "{id} is of an unknown namespace");
         let node = mesh_core::NodeId { cluster: id.cluster.clone(), name: workload.node.clone().expect("signed") };
         let node = facts.nodes.get(&node).expect("a known node");
         for address in &workload.addresses {

@@ -239,6 +239,12 @@ fn believe<'a>(
             prefixes.insert(&node.id, &node.prefixes);
         }
     }
+    let namespaces: BTreeSet<_> = all()
+        .filter_map(|resource| match resource {
+            Resource::Namespace(namespace) if is_granted(grant, resource) => Some(&namespace.name),
+            _ => None,
+        })
+        .collect();
     for resource in all() {
         let of_node = |id: &NodeId, addresses: &[std::net::IpAddr]| {
             prefixes.get(id).is_some_and(|held| {
@@ -246,10 +252,11 @@ fn believe<'a>(
             })
         };
         let fits = match resource {
-            Resource::Workload(workload) => workload
-                .node
-                .as_ref()
-                .is_some_and(|node| of_node(&NodeId { cluster: grant.cluster.clone(), name: node.clone() }, &workload.addresses)),
+            // Nobody is anybody before it is known what its node may have, and what its namespace is called by.
+            Resource::Workload(workload) => {
+                let node = workload.node.iter().map(|node| NodeId { cluster: grant.cluster.clone(), name: node.clone() });
+                node.into_iter().any(|node| of_node(&node, &workload.addresses)) && namespaces.contains(&workload.id.namespace)
+            }
             Resource::NodeLink(link) => of_node(&link.id, &link.overlay),
             Resource::Lease(lease) => lease.issued <= now + SKEW,
             Resource::ServiceImport(_) => continue,

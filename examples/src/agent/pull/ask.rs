@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::{Event, Located, NodeId, Opened, RecordKey, Resource, State, Statement, Trust, record};
+use mesh_core::{Bytes, Event, Located, NodeId, Opened, RecordKey, Resource, State, Statement, Trust, record};
 use mesh_dataplane::{Tunnel, Want};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -32,8 +32,10 @@ pub struct PullRole {
 }
 
 /// What a node answered.
+#[derive(Debug)]
 enum Answer {
-    Record(Arc<Opened>),
+    /// The slice, and its namespace where the node knows it.
+    Slice(Arc<Opened>, Option<Arc<Opened>>),
     Unknown,
     /// Not what was asked for.
     Refused(String),
@@ -83,11 +85,13 @@ impl PullRole {
 async fn put(want: Want, to: SocketAddr, events: mpsc::Sender<Event>, counters: Arc<PullCounters>) -> IpAddr {
     let (address, node) = (want.address, &want.node);
     match timeout(PATIENCE, ask(&want, to)).await.unwrap_or_else(|elapsed| Err(elapsed.into())) {
-        Ok(Answer::Record(opened)) => {
+        Ok(Answer::Slice(slice, namespace)) => {
             count(&counters.pulled);
-            debug!(%address, %node, record = %opened.statement, "pulled");
-            // Nobody listens any more only when the agent ends.
-            let _ = events.send(Event::Opened(opened)).await;
+            debug!(%address, %node, record = %slice.statement, "pulled");
+            // The namespace first: without it nothing of the slice is believed. Nobody listens any more only when the agent ends.
+            for opened in namespace.into_iter().chain([slice]) {
+                let _ = events.send(Event::Opened(opened)).await;
+            }
         }
         Ok(Answer::Unknown) => count(&counters.unknown),
         Ok(Answer::Refused(why)) => {
@@ -105,12 +109,24 @@ async fn put(want: Want, to: SocketAddr, events: mpsc::Sender<Event>, counters: 
 async fn ask(want: &Want, to: SocketAddr) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(to).await?;
     wire::write_question(&mut stream, want.address).await?;
-    let Some(bytes) = wire::read_answer(&mut stream).await? else { return Ok(Answer::Unknown) };
-    Ok(match record::open(&bytes) {
-        Ok(opened) if answers(&opened, want) => Answer::Record(Arc::new(opened)),
-        Ok(opened) => Answer::Refused(format!("{} says nothing of it", opened.statement)),
-        Err(error) => Answer::Refused(error.to_string()),
-    })
+    let said = wire::read_answer(&mut stream).await?;
+    Ok(said.slice.map_or(Answer::Unknown, |slice| judge(&slice, said.namespace.as_ref(), want)))
+}
+
+fn judge(slice: &Bytes, namespace: Option<&Bytes>, want: &Want) -> Answer {
+    let (slice, namespace) = match (record::open(slice), namespace.map(record::open).transpose()) {
+        (Ok(slice), Ok(namespace)) => (slice, namespace),
+        (Err(error), _) | (_, Err(error)) => return Answer::Refused(error.to_string()),
+    };
+    if !answers(&slice, want) {
+        return Answer::Refused(format!("{} says nothing of it", slice.statement));
+    }
+    match namespace {
+        Some(other) if !is_home(&other, &slice) => {
+            Answer::Refused(format!("{} is not the namespace of {}", other.statement, slice.statement))
+        }
+        namespace => Answer::Slice(Arc::new(slice), namespace.map(Arc::new)),
+    }
 }
 
 /// Tells whether a record is the slice of the asked node, and has the address in it. Whether its signer may say so is for the
@@ -122,3 +138,13 @@ fn answers(opened: &Opened, want: &Want) -> bool {
         |resource: &Resource| matches!(resource, Resource::Workload(workload) if workload.addresses.contains(&want.address));
     record.cluster == want.node.cluster && of_node && record.resources.iter().any(has_address)
 }
+
+/// Tells whether a record is about the namespace of a slice.
+fn is_home(opened: &Opened, slice: &Opened) -> bool {
+    let (Statement::Record(home), Statement::Record(slice)) = (&opened.statement, &slice.statement) else { return false };
+    let same = matches!((&home.key, &slice.key), (RecordKey::Namespace(name), RecordKey::Slice(of, _)) if name == of);
+    same && home.cluster == slice.cluster
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mesh_core::Time;
 use mesh_core::rate::{Bucket, Rate};
-use mesh_core::{Bytes, Time};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::{PORT, PullCounters, count, wire};
+use super::wire::{self, Said};
+use super::{PORT, PullCounters, count};
 use crate::agent::Clock;
 
 /// How long one question may take, its answer included: nobody waits for it longer.
@@ -26,7 +27,7 @@ const MAX_OF_NODE: usize = 8;
 const OF_NODE: Rate = Rate { per_second: 32, burst: 64 };
 
 /// A question for the state: who is behind an address, and where to put the answer.
-pub type Asked = (IpAddr, oneshot::Sender<Option<Bytes>>);
+pub type Asked = (IpAddr, oneshot::Sender<Said>);
 
 /// Who may ask: the overlay addresses of the other nodes.
 pub type Askers = Arc<BTreeSet<IpAddr>>;
@@ -114,9 +115,9 @@ impl PullServer {
         let address = wire::read_question(&mut stream).await?;
         let (reply, answer) = oneshot::channel();
         self.state.send((address, reply)).await.map_err(io::Error::other)?;
-        let record = answer.await.map_err(io::Error::other)?;
-        count(if record.is_some() { &self.counters.served } else { &self.counters.served_unknown });
-        wire::write_answer(&mut stream, record.as_ref()).await
+        let said = answer.await.map_err(io::Error::other)?;
+        count(if said.slice.is_some() { &self.counters.served } else { &self.counters.served_unknown });
+        wire::write_answer(&mut stream, &said).await
     }
 }
 

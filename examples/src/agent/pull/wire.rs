@@ -3,7 +3,7 @@
 //! | | bytes |
 //! | --- | --- |
 //! | question | version (1), length of the address (1: 4 or 16), the address |
-//! | answer | length of the record (4, big-endian; 0: not known), the record as it was signed |
+//! | answer | length of the slice (4, big-endian; 0: not known), the slice as it was signed; the same of its namespace, or nothing |
 
 use std::io;
 use std::net::IpAddr;
@@ -49,18 +49,41 @@ pub async fn read_question(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Ip
     }
 }
 
+/// What a node says of an address: the signed slice of the workload there, and the signed namespace of that, as far as it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The slice.
+    pub slice: Option<Bytes>,
+    /// The namespace.
+    pub namespace: Option<Bytes>,
+}
+
 /// Writes an answer.
-pub async fn write_answer(to: &mut (impl AsyncWrite + Unpin), record: Option<&Bytes>) -> io::Result<()> {
-    let record = record.map(|record| &record[..]).unwrap_or_default();
-    let len = u32::try_from(record.len()).map_err(|_| invalid("larger than any record"))?;
-    to.write_all(&len.to_be_bytes()).await?;
-    to.write_all(record).await?;
+pub async fn write_answer(to: &mut (impl AsyncWrite + Unpin), said: &Said) -> io::Result<()> {
+    for record in [&said.slice, &said.namespace] {
+        let record = record.as_deref().unwrap_or_default();
+        let len = u32::try_from(record.len()).map_err(|_| invalid("larger than any record"))?;
+        to.write_all(&len.to_be_bytes()).await?;
+        to.write_all(record).await?;
+    }
     to.shutdown().await
 }
 
-/// Reads an answer, of which the length is believed only as far as bytes come.
-pub async fn read_answer(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+/// Reads an answer, of which the lengths are believed only as far as bytes come. It may end after the slice.
+pub async fn read_answer(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Said> {
     let len = from.read_u32().await?;
+    let slice = read_record(from, len).await?;
+    let mut head = Vec::new();
+    (&mut *from).take(4).read_to_end(&mut head).await?;
+    let namespace = match <[u8; 4]>::try_from(head) {
+        Ok(len) => read_record(from, u32::from_be_bytes(len)).await?,
+        Err(head) if head.is_empty() => None,
+        Err(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+    };
+    Ok(Said { slice, namespace })
+}
+
+async fn read_record(from: &mut (impl AsyncRead + Unpin), len: u32) -> io::Result<Option<Bytes>> {
     if len as usize > MAX_RECORD_BYTES {
         return Err(invalid("larger than any record"));
     }
@@ -90,13 +113,18 @@ mod tests {
                 assert!(read_question(&mut &bytes[..cut]).await.is_err());
             }
         }
-        for record in [None, Some(Bytes::from_static(b"signed"))] {
-            let mut bytes = Vec::new();
-            write_answer(&mut bytes, record.as_ref()).await.expect("memory takes it");
-            assert_eq!(read_answer(&mut &bytes[..]).await.expect("well-formed"), record);
-            for cut in 0..bytes.len() {
-                assert!(read_answer(&mut &bytes[..cut]).await.is_err());
+        let some = |text: &'static [u8]| Some(Bytes::from_static(text));
+        for (slice, namespace) in [(None, None), (some(b"signed"), None), (some(b"signed"), some(b"as well"))] {
+            let (said, mut bytes) = (Said { slice, namespace }, Vec::new());
+            write_answer(&mut bytes, &said).await.expect("memory takes it");
+            assert_eq!(read_answer(&mut &bytes[..]).await.expect("well-formed"), said);
+            // Who answers may know no more than the slice.
+            let slice = 4 + said.slice.as_ref().map_or(0, Bytes::len);
+            for cut in (0..bytes.len()).filter(|cut| *cut != slice) {
+                assert!(read_answer(&mut &bytes[..cut]).await.is_err(), "{cut}");
             }
+            let short = read_answer(&mut &bytes[..slice]).await.expect("well-formed");
+            assert_eq!(short, Said { namespace: None, ..said });
         }
     }
 
@@ -106,7 +134,9 @@ mod tests {
             assert!(read_question(&mut &question[..]).await.is_err());
         }
         let giant = (MAX_RECORD_BYTES as u32 + 1).to_be_bytes();
-        let error = read_answer(&mut &giant[..]).await.expect_err("too large");
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        for giant in [giant.to_vec(), [[0; 4], giant].concat()] {
+            let error = read_answer(&mut &giant[..]).await.expect_err("too large");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
     }
 }

@@ -21,7 +21,7 @@ fn node_with(prefixes: &[&str]) -> Bytes {
     sign(&record("east", 9, RecordKey::Node(node.id.name.clone()), vec![Resource::Node(node)]))
 }
 
-/// A slice of `team-a` on a node: nothing that the victim knows already.
+/// A slice with one workload: of `team-a`, nothing that the victim knows already.
 fn other_slice(on: u8, id: &str, address: &str) -> Bytes {
     sign(&slice("east", 9, on, vec![workload(id, on, address)]))
 }
@@ -62,10 +62,19 @@ lies! {
         v.lie(&import("bank/db", "100.80.1.9"), RefusalReason::OutsideNamespaces);
     };
     workload_outside_its_node: "puts a workload on a node whose prefix does not hold it" => [OutsideNode], |v| {
-        v.lie(&other_slice(1, "east/team-a/spy", "10.1.2.5"), RefusalReason::OutsideNode);
+        let spy = workload("east/shop/spy", 1, "10.1.2.5");
+        v.lie(&sign(&slice("east", 9, 1, vec![workload("east/shop/web-0", 1, "10.1.1.5"), spy])), RefusalReason::OutsideNode);
     };
     workload_on_an_unknown_node: "puts a workload on a node that it never named" => [UnknownNode], |v| {
-        v.lie(&other_slice(9, "east/team-a/spy", "10.1.1.6"), RefusalReason::UnknownNode);
+        v.lie(&other_slice(9, "east/shop/spy", "10.1.1.6"), RefusalReason::UnknownNode);
+    };
+    workload_without_a_namespace: "keeps a namespace's labels to itself, or takes them back, for who selects by what is absent" => [UnknownNamespace], |v| {
+        v.lie(&other_slice(1, "east/team-a/spy", "10.1.1.6"), RefusalReason::UnknownNamespace);
+        let gone = record("east", 9, RecordKey::Namespace("shop".parse().expect("a name")), Vec::new());
+        v.lie(&sign(&gone), RefusalReason::UnknownNamespace);
+        assert!(!v.knows("east/shop/web-0") && v.knows("west/shop/web-0"));
+        assert_eq!(located(&v.state, "10.1.1.5"), mesh_core::Located::Pending, "its own workloads are nobody, which is denied");
+        v.believe();
     };
     workload_on_a_foreign_node: "puts a workload on another cluster's node" => [ForeignCluster], |v| {
         let lie = record("east", 9, RecordKey::Slice("shop".parse().expect("a name"), "n1".parse().expect("a name")),

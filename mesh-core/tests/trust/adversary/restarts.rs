@@ -33,7 +33,8 @@ lies! {
         reseal(&mut edited);
         v.state = state_of("north").with_limits(LIMITS);
         let refused = reasons(&v.state.restore(&edited, now(0)).expect("well formed"));
-        assert_eq!(refused, [RefusalReason::BadSignature], "signatures are verified again");
+        let waits = RefusalReason::UnknownNamespace;
+        assert_eq!(refused, [RefusalReason::BadSignature, waits], "signatures are verified again, and nobody is without labels");
         v.refused.extend(refused);
         v.lies += 1;
         // What was edited is lost until it is told again; nothing is made up.
