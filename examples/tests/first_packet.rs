@@ -103,7 +103,7 @@ fn a_first_packet_waits_for_its_identity_and_is_decided_right() {
         assert_eq!(opened.rule.as_deref(), Some("west/NetworkPolicy/shop/db-in/ingress[0]"));
         assert_eq!(opened.source.workload, Some(workload(&web)));
     }
-    assert!(count(&fleet, |status| status.pulls.get("pulled").copied()) >= 2);
+    eventually("the pulls are counted", || count(&fleet, |status| status.pulls.get("pulled").copied()) >= 2);
     assert!(fleet.metrics(&node(WEST)).unwrap().contains("landbridge_held_packets_total{outcome=\"released\"}"));
 
     // Denied, by the rule that denies it and not by ignorance.

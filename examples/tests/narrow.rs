@@ -96,10 +96,9 @@ fn agents_follow_what_can_matter_and_decide_as_if_they_knew_everything() {
     }
     // Of north nothing is known; of east the nodes, the namespaces, and who is in the namespace that is exported to it.
     eventually("the wide one knows all", || facts(&fleet, WIDE)["workloads"] == 5 && facts(&fleet, WIDE)["nodes"] == 4);
-    let (narrow, wide) = (facts(&fleet, NARROW), facts(&fleet, WIDE));
-    println!("narrow {narrow:?}\nwide   {wide:?}");
-    let of = |facts: &BTreeMap<String, usize>| ["workloads", "nodes", "namespaces", "grants"].map(|kind| facts[kind]);
-    assert_eq!((of(&narrow), of(&wide)), ([2, 3, 4, 3], [5, 4, 5, 3]));
+    let of = |node: &str| ["workloads", "nodes", "namespaces", "grants"].map(|kind| facts(&fleet, node)[kind]);
+    eventually("the narrow one knows a part", || (of(NARROW), of(WIDE)) == ([2, 3, 4, 3], [5, 4, 5, 3]));
+    println!("narrow {:?}\nwide   {:?}", facts(&fleet, NARROW), facts(&fleet, WIDE));
     let peers = |of: &str| fleet.peers(&node(of)).unwrap().into_iter().map(|peer| peer.node.cluster.to_string());
     assert!(peers(NARROW).all(|cluster| cluster != "north") && peers(WIDE).any(|cluster| cluster == "north"));
     let result = fleet.probe(&workload("north/ops/tool-10"), DB, Duration::from_secs(2)).unwrap();
@@ -111,7 +110,7 @@ fn agents_follow_what_can_matter_and_decide_as_if_they_knew_everything() {
     assert!(result.is_ok(), "{result:?}");
     println!("a first packet was held, and answered after {} ms", result.elapsed_ms);
     eventually("it was held", || count(&fleet, |status| status.holds.get("held").copied()) > held);
-    assert!(count(&fleet, |status| status.pulls.get("pulled").copied()) >= 1);
+    eventually("it was pulled", || count(&fleet, |status| status.pulls.get("pulled").copied()) >= 1);
     eventually("it is told", || !told(&fleet, "east/guest/visitor-20").is_empty());
     for flow in told(&fleet, "east/guest/visitor-20") {
         assert_eq!((flow.allowed, &flow.source.workload), (true, &Some(workload("east/guest/visitor-20"))), "{flow:#?}");

@@ -93,7 +93,7 @@ fn the_other_one_publishes_when_the_publisher_is_killed() {
     fleet.start_agent(second).unwrap();
     fleet.wait_node_ready(second, &Cancel::default()).unwrap_or_else(|error| panic!("{error}"));
     change(&fleet, 8);
-    assert!(has(&fleet, first, "publisher") && has(&fleet, second, "standby"));
+    eventually("one publishes and one stands by", || has(&fleet, first, "publisher") && has(&fleet, second, "standby"));
     for each in fleet.nodes() {
         let status = fleet.status(&each).unwrap();
         assert!(!status.refusals.contains_key("equivocation"), "{each}: {:?}", status.refusals);

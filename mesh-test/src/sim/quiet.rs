@@ -184,13 +184,17 @@ impl World<'_> {
             let allowed = granted && sides.iter().all(mesh_core::Verdict::is_allow);
             // What is hidden may arrive or not; what is denied may not.
             if !(allowed && natted) {
-                expected.push((id, allowed, sides));
+                expected.push((id, [from.0, to.0], granted, allowed, sides));
             }
             self.run_until(self.now + MS);
         }
         self.run_until(self.now + ANSWERED);
-        for (id, allowed, sides) in expected {
+        for (id, clusters, granted, allowed, sides) in expected {
             let Some(sent) = self.sent.get(&id).copied() else { continue };
+            // A grant ended or began while the packet was on its way.
+            if clusters.into_iter().all(|cluster| self.is_granted(cluster)) != granted {
+                continue;
+            }
             let [egress, ingress] = sides;
             if allowed && !(sent.delivered && sent.answered) {
                 let how = if sent.delivered { "not answered" } else { "not delivered" };

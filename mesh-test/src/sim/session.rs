@@ -160,14 +160,16 @@ impl SimSession {
         }
         self.latest_stamp = stamp;
         let (local, remote, born) = (self.fresh(), word(datagram, 4), self.now());
-        let salt = stamp ^ mix(u64::from(local) << 32 | u64::from(remote));
+        // In the place of the ephemeral key: an initiation that is answered again in a later life makes other keys.
+        let salt = mix(stamp ^ mix(born));
         self.add(Keys { local, remote, salt, born, began: false, sent: 0, highest: 0, window: 0 });
         self.heard();
         out[..8].copy_from_slice(&header(2, local));
         out[8..12].copy_from_slice(&remote.to_le_bytes());
-        let tag = self.tag(stamp, &out[..12]);
-        out[12..20].copy_from_slice(&tag.to_le_bytes());
-        out[20..RESPONSE_LEN].fill(0);
+        out[12..20].copy_from_slice(&salt.to_le_bytes());
+        let tag = self.tag(stamp, &out[..20]);
+        out[20..28].copy_from_slice(&tag.to_le_bytes());
+        out[28..RESPONSE_LEN].fill(0);
         self.last_sent = born;
         Step::Send(RESPONSE_LEN)
     }
@@ -178,14 +180,14 @@ impl SimSession {
             return Step::Refused(Refusal::NoSession);
         };
         // An answer is to one initiation: one that was given in an earlier life is none, although indices come again.
-        if self.tag_of_peer(stamp, &datagram[..12]).to_le_bytes() != datagram[12..20] {
+        if self.tag_of_peer(stamp, &datagram[..20]).to_le_bytes() != datagram[20..28] {
             return Step::Refused(Refusal::Unauthentic);
         }
         let remote = word(datagram, 4);
         let keys = Keys {
             local: receiver,
             remote,
-            salt: stamp ^ mix(u64::from(remote) << 32 | u64::from(receiver)),
+            salt: u64::from_le_bytes(datagram[12..20].try_into().expect("an answer is longer")),
             born: self.now(),
             began: true,
             sent: 0,
