@@ -181,9 +181,15 @@ impl<S: Session> Engine<S> {
         };
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return Err(Refusal::NoSession) };
         let Message::Data { receiver } = message else {
-            // The answer to a call that a later handshake has overtaken leads to keys that the peer may have lost since.
-            if matches!(message, Message::Response { receiver } if !link.calls.contains(&Some(receiver))) {
-                return Err(Refusal::Replayed);
+            if let Message::Response { receiver } = message {
+                // The answer to a call that a later handshake has overtaken leads to keys that the peer may have lost since. It is
+                // nobody's fault: both may have called at once.
+                if link.overtaken.contains(&Some(receiver)) {
+                    return Ok(());
+                }
+                if !link.calls.contains(&Some(receiver)) {
+                    return Err(Refusal::NoSession);
+                }
             }
             let step = link.session.decapsulate(source.ip(), datagram, out.datagrams.spare(datagram.len() + ROOM));
             match step {
@@ -271,7 +277,7 @@ impl<S: Session> Engine<S> {
     fn confirm(&mut self, index: u32, receiver: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
         (link.confirmed, link.answered, link.last_handshake) = (Some(receiver), None, Some(now.wall));
-        link.calls = [None; 2];
+        link.overtaken = std::mem::take(&mut link.calls);
         link.heard = now.time;
         for claimant in &link.claimants {
             let Some(Some(peer)) = self.peers.get_mut(claimant.0 as usize) else { continue };

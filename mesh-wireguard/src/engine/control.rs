@@ -134,6 +134,7 @@ impl<S: Session> Engine<S> {
             answered: None,
             last_handshake: None,
             calls: [None; 2],
+            overtaken: [None; 2],
         });
         self.by_key.insert(key, index);
         index

@@ -54,6 +54,8 @@ pub(super) struct Link<S> {
     pub(super) last_handshake: Option<WallTime>,
     /// The indices of the last initiations that may still be answered: none from before the latest handshake.
     pub(super) calls: [Option<u32>; 2],
+    /// Those from right before it.
+    pub(super) overtaken: [Option<u32>; 2],
 }
 
 impl<S> Link<S> {
