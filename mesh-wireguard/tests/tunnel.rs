@@ -44,7 +44,9 @@ fn carries_everything_over(at_a: &str, at_b: &str) {
     assert_eq!(stats.peers.len(), 1);
     assert_eq!(stats.peers[0].endpoint, endpoint(at_b));
     assert!(stats.peers[0].last_handshake.is_some() && stats.peers[0].rx_bytes > 100_000 && stats.peers[0].tx_bytes > 100_000);
-    assert_eq!(stats.engine.refused.total(), 0, "{stats:?}");
+    // Both call at once: an answer may come for a call that was given up.
+    let refused = stats.engine.refused;
+    assert_eq!(refused.total() - refused.no_session, 0, "{stats:?}");
     assert!(std::iter::from_fn(|| tunnel_a.poll_flow()).any(|record| record.allowed), "flows are on record");
 }
 
@@ -79,7 +81,7 @@ fn bulk_data_arrives_whole_between_devices_with_and_without_offload() {
         }
         for tunnel in [&tunnel_a, &tunnel_b] {
             let stats = tunnel.stats().unwrap();
-            // A handshake may have come before its sender was known.
+            // A handshake may have come before its sender was known, an answer after its call was given up.
             let refused = stats.engine.refused;
             assert_eq!((stats.io.tun_errors, refused.total() - refused.no_session), (0, 0), "{offload:?}: {stats:?}");
         }

@@ -105,7 +105,6 @@ fn refusal(error: &WireGuardError) -> Refusal {
     match error {
         WireGuardError::DestinationBufferTooSmall
         | WireGuardError::IncorrectPacketLength
-        | WireGuardError::UnexpectedPacket
         | WireGuardError::WrongPacketType
         | WireGuardError::InvalidPacket => Refusal::Malformed,
         WireGuardError::WrongKey | WireGuardError::InvalidMac | WireGuardError::InvalidAeadTag => Refusal::Unauthentic,
@@ -113,7 +112,11 @@ fn refusal(error: &WireGuardError) -> Refusal {
         | WireGuardError::WrongTai64nTimestamp
         | WireGuardError::InvalidCounter
         | WireGuardError::DuplicateCounter => Refusal::Replayed,
-        WireGuardError::WrongIndex | WireGuardError::NoCurrentSession | WireGuardError::LockFailed => Refusal::NoSession,
+        // An answer to a call that was given up is unexpected: both sides may call at once, and more than once.
+        WireGuardError::UnexpectedPacket
+        | WireGuardError::WrongIndex
+        | WireGuardError::NoCurrentSession
+        | WireGuardError::LockFailed => Refusal::NoSession,
         WireGuardError::UnderLoad => Refusal::UnderLoad,
         WireGuardError::ConnectionExpired => Refusal::Expired,
     }
