@@ -6,6 +6,7 @@ use mesh_core::Prefix;
 
 use crate::netlink::NetlinkError;
 use crate::netlink::route::{Destination, Route, Routing, Rule};
+use crate::netlink::wireguard::KIND;
 use crate::{PRIORITY_DELIVER, PRIORITY_END, PRIORITY_OVERLAY, TABLE_MAIN};
 
 /// The metric of the guard's routes: the worst there is, so that any other route to the same prefix wins.
@@ -66,10 +67,14 @@ impl Guard {
         Ok(())
     }
 
-    /// Removes the guard with everything else of ours in its table, and the rules. Traffic to the fleet's prefixes takes the
-    /// other routes again, in the clear.
+    /// Removes the guard with everything else of ours in its table, the rules, and the device where it is a kernel tunnel's.
+    /// Traffic to the fleet's prefixes takes the other routes again, in the clear.
     pub fn down(&self) -> Result<(), NetlinkError> {
         let mut routing = Routing::open()?;
+        // First of all: what comes in by it would no longer be kept from going on.
+        if let Some(link) = routing.link(&self.device)?.filter(|link| link.kind == KIND) {
+            routing.delete_link(link.index)?;
+        }
         for rule in routing.rules()? {
             routing.delete_rule(&rule)?;
         }
@@ -109,24 +114,25 @@ impl Guard {
 ///
 /// A default route is never taken for a fleet address: what no workload's route takes goes on to the table of ours.
 pub(crate) fn rules(device: &str, table: u32, local: impl IntoIterator<Item = Prefix>) -> BTreeSet<Rule> {
-    let to_main = |ipv4, input: &str, to| Rule {
-        ipv4,
-        priority: PRIORITY_DELIVER,
-        table: TABLE_MAIN,
-        input: Some(input.to_owned()),
-        to,
-        no_default: true,
-        blackhole: false,
-    };
-    let mut rules: BTreeSet<Rule> = local.into_iter().map(|prefix| to_main(prefix.is_ipv4(), "lo", Some(prefix))).collect();
+    let own = |prefix| Rule { input: Some("lo".to_owned()), ..rule_to_local(prefix) };
+    let mut rules: BTreeSet<Rule> = local.into_iter().map(own).collect();
     for ipv4 in [true, false] {
-        rules.insert(to_main(ipv4, device, None));
+        rules.insert(to_main(ipv4, Some(device.to_owned()), None));
         let overlay =
             Rule { ipv4, priority: PRIORITY_OVERLAY, table, input: None, to: None, no_default: false, blackhole: false };
         let end = Rule { priority: PRIORITY_END, table: 0, input: Some(device.to_owned()), blackhole: true, ..overlay.clone() };
         rules.extend([overlay, end]);
     }
     rules
+}
+
+/// Returns the rule by which everybody's packets to a local prefix find its workloads.
+pub(crate) fn rule_to_local(prefix: Prefix) -> Rule {
+    to_main(prefix.is_ipv4(), None, Some(prefix))
+}
+
+fn to_main(ipv4: bool, input: Option<String>, to: Option<Prefix>) -> Rule {
+    Rule { ipv4, priority: PRIORITY_DELIVER, table: TABLE_MAIN, input, to, no_default: true, blackhole: false }
 }
 
 /// Adds the rules of `wanted` that are not there, and removes those for prefixes that are not local any more.

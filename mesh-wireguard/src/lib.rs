@@ -9,6 +9,7 @@
 //!   underlay ─────────── UDP 51820 (Udp) ◄── datagrams ───────────┘
 //! ```
 //!
+//! [`KernelTunnel`] has the kernel's own WireGuard in the place of Tun, Engine and Udp.
 //! [`UserTunnel`] is the whole of it: it implements [`mesh_dataplane::Tunnel`], with one thread that moves packets. Its engine
 //! is pure and runs without devices; two of them, back to back:
 //!
@@ -55,6 +56,8 @@ mod driver;
 mod ecn;
 pub mod engine;
 mod guard;
+mod host;
+mod kernel;
 mod key;
 pub mod message;
 mod netlink;
@@ -70,6 +73,7 @@ mod user;
 
 pub use driver::{Ended, StatsHandle};
 pub use guard::{Guard, GuardStatus};
+pub use kernel::{KernelStartError, KernelTunnel, KernelTunnelConfig};
 pub use key::NodeKey;
 pub use netlink::NetlinkError;
 pub use services::{NFT_TABLE, ServiceRules, ServicesError};

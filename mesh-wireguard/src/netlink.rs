@@ -12,6 +12,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 pub(crate) mod attributes;
 pub(crate) mod route;
+pub(crate) mod wireguard;
 
 /// Why the kernel did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

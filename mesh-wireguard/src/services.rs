@@ -5,8 +5,8 @@
 //!     prerouting, output (nat)   daddr . protocol . port  -> @services4 / @services6 -> chain of the service
 //!     service-N                  hash of the client -> slot -> @slots-N -> backend -> dnat
 //!     refuse                     frontends without a ready backend: TCP reset, or ICMP port unreachable
-//!     untracked (raw)            only with scope node, see below
-//!     spoofed (raw)              with the other scopes: sources in a guarded prefix, from any device but ours -> drop
+//!     untracked (raw)            only where packets between local workloads pass the device, see below
+//!     spoofed (raw)              else: sources in a guarded prefix, from any device but ours -> drop
 //! ```
 //!
 //! A connection's slot is a hash of its source address and port, or with affinity of the address alone: so a client stays where
@@ -14,14 +14,15 @@
 //! backend has a slot is the balancer's choice (`mesh_dataplane::balancer`).
 //!
 //! A guarded source comes out of the tunnel or not at all: who can send packets to the node past the tunnel could otherwise
-//! speak as any workload of the fleet. (With scope node everything for a workload goes through the tunnel, which sees to it.)
+//! speak as any workload of the fleet. (The user tunnel with scope node carries everything for a workload, and sees to it. The
+//! kernel tunnel does not: there the node's own workloads are excepted here, and are for its policy table to tell apart.)
 //!
 //! The kernel's conntrack undoes the translation on whatever path the reply takes, and keeps connections that exist on their
 //! backend when the table changes, but for those that a lost backend never answered (`conntrack`). A change is one transaction
 //! that replaces the table's content.
 //!
-//! With scope node a packet between two workloads of the node crosses the node twice: from the client's device into the TUN,
-//! and from the TUN to the server. Conntrack must see each connection at one of the two crossings only, or the second one's
+//! With scope node the user tunnel has a packet between two workloads of the node cross the node twice: from the client's device
+//! into the TUN, and from the TUN to the server. Conntrack must see each connection at one of the two crossings only, or the second one's
 //! entry collides with the first's translated reply. Client packets are seen when they come from the client, replies when they
 //! come from the TUN: what comes from a workload to a fleet address that is no service, and what comes from the TUN to a
 //! backend, is not tracked.
@@ -77,9 +78,11 @@ pub(crate) struct Ruleset<'a> {
     /// What is local, once it is known.
     pub(crate) local: Option<&'a Local>,
     /// Every prefix that the tunnel carries.
-    pub(crate) fleet: BTreeSet<Prefix>,
+    pub(crate) fleet: &'a BTreeSet<Prefix>,
     /// The tunnel's device.
     pub(crate) device: &'a str,
+    /// With scope node, packets between workloads of the node pass the device.
+    pub(crate) hairpin: bool,
 }
 
 /// The kernel's nftables, as one network namespace has them.
@@ -176,22 +179,33 @@ impl Ruleset<'_> {
                 to.rule(chain, Expressions::new().family(ipv4).destination_port_in(ipv4, map, true));
             }
         }
-        if self.local.is_some_and(|local| local.scope != Scope::Node) {
+        if let Some(local) = self.local.filter(|local| !self.passes_twice(local)) {
             to.chain("spoofed", Some(Hook { kind: "filter", number: PREROUTING, priority: PRIORITY_RAW }));
             for (ipv4, set) in [(true, "guarded4"), (false, "guarded6")] {
                 let key: &'static [Field] = if ipv4 { &[Field::Ipv4] } else { &[Field::Ipv6] };
-                to.set(set, SetKind { key, value: Value::Nothing, ranges: true }, &ranges(self.fleet.iter().copied(), ipv4));
+                let kind = SetKind { key, value: Value::Nothing, ranges: true };
+                if local.scope == Scope::Node {
+                    let own = if ipv4 { "local4" } else { "local6" };
+                    to.set(own, kind, &ranges(local.prefixes.iter().copied(), ipv4));
+                    to.rule("spoofed", Expressions::new().family(ipv4).source_in(ipv4, own).verdict(&Verdict::Return));
+                }
+                to.set(set, kind, &ranges(self.fleet.iter().copied(), ipv4));
                 let rule = Expressions::new().family(ipv4).input(self.device, false).input("lo", false);
                 to.rule("spoofed", rule.source_in(ipv4, set).verdict(&Verdict::Drop));
             }
         }
-        if let Some(local) = self.local.filter(|local| local.scope == Scope::Node) {
+        if let Some(local) = self.local.filter(|local| self.passes_twice(local)) {
             to.chain("untracked", Some(Hook { kind: "filter", number: PREROUTING, priority: PRIORITY_RAW }));
             for ipv4 in [true, false] {
                 self.untracked(&mut to, local, ipv4, &frontends[usize::from(ipv4)]);
             }
         }
         to
+    }
+
+    /// Tells whether packets between two workloads of the node cross it twice.
+    fn passes_twice(&self, local: &Local) -> bool {
+        self.hairpin && local.scope == Scope::Node
     }
 
     /// Writes the rules that keep connection tracking to one of the two crossings.

@@ -1,28 +1,21 @@
 //! The user tunnel: TUN, boringtun and UDP in this process, routes and services in the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
-use std::sync::Arc;
 
 use mesh_core::{FlowRecord, NodeId, Prefix};
-use mesh_dataplane::{Actual, Local, Op, Opening, ServiceTable, Tunnel, TunnelError, Want};
+use mesh_dataplane::{Actual, Op, Opening, Tunnel, TunnelError, Want};
 
 use crate::NodeKey;
-use crate::conntrack::has_lost_backends;
 use crate::driver::{Driver, Ended, StatsHandle};
 use crate::engine::Engine;
-use crate::guard;
+use crate::host::{Host, sysctl};
 use crate::netlink::NetlinkError;
-use crate::netlink::route::{Route, Routing};
-use crate::services::{Ruleset, ServiceRules, ServicesError};
+use crate::services::ServicesError;
 use crate::session::{BoringKey, BoringSession};
 use crate::stats::TunnelStats;
 use crate::tun::{Tun, TunError};
 use crate::udp::Udp;
-
-mod routes;
-mod sysctl;
 
 /// Packets that wait for the tunnel: the kernel's usual length for a TUN.
 const QUEUE: u32 = 500;
@@ -95,16 +88,11 @@ pub enum StartError {
 pub struct UserTunnel {
     config: UserTunnelConfig,
     port: u16,
-    index: u32,
     /// The length of the device's queue.
     queue: u32,
-    routing: Routing,
-    rules: ServiceRules,
+    host: Host,
     driver: Driver,
     policy: Option<u64>,
-    services: Option<Arc<ServiceTable>>,
-    local: Option<Local>,
-    guarded: BTreeSet<Prefix>,
     routes: BTreeMap<Prefix, NodeId>,
 }
 
@@ -112,8 +100,7 @@ impl UserTunnel {
     /// Makes the device and starts the thread, in the calling thread's network namespace. It drops everything until it is told
     /// otherwise.
     pub fn start(config: UserTunnelConfig) -> Result<UserTunnel, StartError> {
-        let mut routing = Routing::open()?;
-        let rules = ServiceRules::open()?;
+        let mut host = Host::open(&config.device, config.table, true)?;
         let udp = Udp::bind(config.port, config.mark);
         let udp = udp.map_err(|source| StartError::Udp { port: config.port, source })?;
         let port = udp.port().map_err(|source| StartError::Udp { port: config.port, source })?;
@@ -121,28 +108,14 @@ impl UserTunnel {
         let offload = tun.is_offloading();
         sysctl::prepare(&config.device);
         let gone = || TunError::Failed { name: config.device.clone(), source: io::ErrorKind::NotFound.into() };
-        let index = routing.link(&config.device)?.ok_or_else(gone)?;
+        let index = host.routing.link(&config.device)?.ok_or_else(gone)?.index;
         let queue = if offload { SUPER_QUEUE } else { QUEUE };
-        routing.bring_up(index, u32::from(config.mtu), queue)?;
-        let guarded = routes::guarded(&routing.routes(config.table)?);
-        guard::install_rules(&mut routing, &guard::rules(&config.device, config.table, []))?;
+        host.routing.bring_up(index, u32::from(config.mtu), Some(queue))?;
+        host.attach(index)?;
         let engine = Engine::<BoringSession>::new(BoringKey::new(config.key.clone()));
         let driver = Driver::start(engine, tun, udp, config.mtu).map_err(StartError::Thread)?;
         tracing::info!(device = config.device, port, offload, key = %config.key.public(), "user tunnel started");
-        Ok(UserTunnel {
-            config,
-            port,
-            index,
-            queue,
-            routing,
-            rules,
-            driver,
-            policy: None,
-            services: None,
-            local: None,
-            guarded,
-            routes: BTreeMap::new(),
-        })
+        Ok(UserTunnel { config, port, queue, host, driver, policy: None, routes: BTreeMap::new() })
     }
 
     /// Returns the UDP port.
@@ -161,48 +134,36 @@ impl UserTunnel {
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<(), TunnelError> {
+        let what = op.to_string();
         match op {
             Op::SetPolicy(policy) => {
                 self.tell(op)?;
                 self.policy = Some(policy.fingerprint());
             }
-            Op::SetServices(services) => {
-                let before = self.services.replace(services.clone());
-                if let Err(error) = self.program_services().and_then(|()| self.program_routes(&op.to_string())) {
-                    self.services = before;
-                    return Err(error);
-                }
-                if before.is_none_or(|before| has_lost_backends(&before, services)) {
-                    self.forget_lost(services);
-                }
+            Op::SetServices(services) => self.host.set_services(&what, services)?,
+            Op::SetLocal(local) => {
+                self.tell(op)?;
+                self.host.set_local(&what, local)?;
             }
-            Op::SetLocal(local) => self.set_local(op, local)?,
-            Op::SetGuarded(prefixes) => {
-                let before = std::mem::replace(&mut self.guarded, prefixes.clone());
-                if let Err(error) = self.program_routes(&op.to_string()).and_then(|()| self.program_services()) {
-                    self.guarded = before;
-                    return Err(error);
-                }
-            }
+            Op::SetGuarded(prefixes) => self.host.set_guarded(&what, prefixes)?,
             Op::SetPeer(..) => self.tell(op)?,
             Op::SetRoute(prefix, node) => {
                 self.tell(op)?;
-                let route = self.overlay_route(*prefix);
-                if let Err(error) = self.routing.set_route(route) {
+                if let Err(error) = self.host.set_route(&what, *prefix) {
                     // What was not set here must not be believed from there either.
                     self.routes.remove(prefix);
                     self.tell(&Op::DelRoute(*prefix))?;
-                    return Err(failed(op, error));
+                    return Err(error);
                 }
                 self.routes.insert(*prefix, node.clone());
             }
             Op::DelRoute(prefix) => {
-                self.delete_route(op, *prefix)?;
+                self.delete_route(&what, *prefix)?;
                 self.tell(op)?;
             }
             Op::DelPeer(node) => {
                 let left: Vec<Prefix> = self.routes.iter().filter(|(_, to)| *to == node).map(|(prefix, _)| *prefix).collect();
-                left.into_iter().try_for_each(|prefix| self.delete_route(op, prefix))?;
+                left.into_iter().try_for_each(|prefix| self.delete_route(&what, prefix))?;
                 self.tell(op)?;
             }
         }
@@ -215,93 +176,22 @@ impl UserTunnel {
         refused.into_iter().next().map_or(Ok(()), |(_, unknown)| Err(TunnelError::UnknownPeer(unknown.0)))
     }
 
-    fn set_local(&mut self, op: &Op, local: &Local) -> Result<(), TunnelError> {
-        // Until the first step nothing is known of the addresses that the device may have been left with.
-        let present = self.routing.addresses(self.index).map_err(|error| failed(op, error))?;
-        for address in present.iter().filter(|address| !local.overlay.contains(address)) {
-            self.routing.delete_address(self.index, *address).map_err(|error| failed(op, error))?;
-        }
-        for address in local.overlay.iter().filter(|address| !present.contains(address)) {
-            self.routing.add_address(self.index, *address).map_err(|error| failed(op, error))?;
-        }
-        self.tell(op)?;
-        let before = self.local.replace(local.clone());
-        let ruled = self.install_rules().map_err(|error| failed(op, error));
-        let programmed = ruled.and_then(|()| self.program_routes(&op.to_string())).and_then(|()| {
-            // The preferred source of the overlay routes is the overlay address.
-            let overlay: Vec<Route> = self.routes.keys().map(|prefix| self.overlay_route(*prefix)).collect();
-            overlay.into_iter().try_for_each(|route| self.routing.set_route(route)).map_err(|error| failed(op, error))
-        });
-        if let Err(error) = programmed.and_then(|()| self.program_services()) {
-            self.local = before;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn install_rules(&mut self) -> Result<(), NetlinkError> {
-        let local = self.local.iter().flat_map(|local| local.prefixes.iter().copied());
-        let wanted = guard::rules(&self.config.device, self.config.table, local);
-        match self.local {
-            Some(_) => guard::update_rules(&mut self.routing, &wanted),
-            None => guard::install_rules(&mut self.routing, &wanted),
-        }
-    }
-
-    /// Writes the service table, once there is one: a restarted agent leaves the one of the agent before until then.
-    fn program_services(&mut self) -> Result<(), TunnelError> {
-        let Some(services) = self.services.clone() else { return Ok(()) };
-        let ruleset = ruleset(&services, self.local.as_ref(), &self.guarded, &self.config.device);
-        self.rules.set(&ruleset).map_err(|error| match error {
-            ServicesError::ForeignTable => TunnelError::refused("set services", error),
-            ServicesError::Netlink(_) => TunnelError::failed("set services", error),
-        })
-    }
-
-    /// Sends clients that wait for a lost backend to another one. Where that fails, they find it by themselves in two minutes.
-    fn forget_lost(&mut self, services: &ServiceTable) {
-        match self.rules.forget_lost(services) {
-            Ok(0) => {}
-            Ok(connections) => tracing::info!(connections, "forgot connections to backends that are gone"),
-            Err(error) => tracing::warn!(%error, "connections that wait for a lost backend stay with it for up to two minutes"),
-        }
-    }
-
-    fn delete_route(&mut self, op: &Op, prefix: Prefix) -> Result<(), TunnelError> {
-        let route = self.overlay_route(prefix);
-        self.routing.delete_route(route).map_err(|error| failed(op, error))?;
+    fn delete_route(&mut self, what: &str, prefix: Prefix) -> Result<(), TunnelError> {
+        self.host.delete_route(what, prefix)?;
         self.routes.remove(&prefix);
         Ok(())
     }
 
-    /// Returns the node's own overlay address of a family.
-    fn overlay_address(&self, ipv4: bool) -> Option<IpAddr> {
-        self.local.as_ref()?.overlay.iter().copied().find(|address| address.is_ipv4() == ipv4)
-    }
-
     fn read_back(&mut self) -> Result<Actual, TunnelError> {
-        let unreadable = |error: NetlinkError| TunnelError::failed("read back", error);
         let peers = self.driver.peers().map_err(|error| TunnelError::refused("read back", error))?;
-        let programmed = self.routing.routes(self.config.table).map_err(unreadable)?;
-        let addresses: BTreeSet<IpAddr> = self.routing.addresses(self.index).map_err(unreadable)?.into_iter().collect();
+        let seen = self.host.observe().map_err(unreadable)?;
         // A device that somebody took down has lost its routes, and takes no new ones.
-        self.routing.bring_up(self.index, u32::from(self.config.mtu), self.queue).map_err(unreadable)?;
-        // Without the rules no route of ours is asked; they are put back here, as they belong to no step.
-        self.install_rules().map_err(unreadable)?;
-        let statics = self.static_routes();
-        let local = self.local.clone().filter(|local| {
-            let expected: BTreeSet<IpAddr> = local.overlay.iter().copied().collect();
-            let routes = statics.iter().filter(|route| routes::is_local(route));
-            expected == addresses && routes.clone().all(|route| programmed.contains(route))
-        });
-        let services = self.services.clone().filter(|services| {
-            let ruleset = ruleset(services, self.local.as_ref(), &self.guarded, &self.config.device);
-            let routes = statics.iter().filter(|route| routes::is_service(route));
-            self.rules.is(&ruleset).unwrap_or(false) && routes.clone().all(|route| programmed.contains(route))
-        });
-        let routes = self.routes.iter().filter(|(prefix, _)| programmed.contains(&self.overlay_route(**prefix)));
+        let index = self.host.index();
+        self.host.routing.bring_up(index, u32::from(self.config.mtu), Some(self.queue)).map_err(unreadable)?;
+        let is_set = |prefix: &Prefix| seen.overlay.get(prefix) == Some(&true);
+        let routes = self.routes.iter().filter(|(prefix, _)| is_set(prefix));
         let routes = routes.map(|(prefix, node)| (*prefix, node.clone())).collect();
-        Ok(Actual { policy: self.policy, services, peers, routes, local, guarded: routes::guarded(&programmed) })
+        Ok(Actual { policy: self.policy, services: seen.services, peers, routes, local: seen.local, guarded: seen.guarded })
     }
 }
 
@@ -327,13 +217,6 @@ impl Tunnel for UserTunnel {
     }
 }
 
-fn ruleset<'a>(services: &'a ServiceTable, local: Option<&'a Local>, guarded: &BTreeSet<Prefix>, device: &'a str) -> Ruleset<'a> {
-    Ruleset { services, local, fleet: guarded.clone(), device }
-}
-
-fn failed(op: &Op, error: NetlinkError) -> TunnelError {
-    match error.errno() {
-        Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => TunnelError::refused(op.to_string(), error),
-        _ => TunnelError::failed(op.to_string(), error),
-    }
+fn unreadable(error: NetlinkError) -> TunnelError {
+    TunnelError::failed("read back", error)
 }

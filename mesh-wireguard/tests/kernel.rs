@@ -9,3 +9,7 @@ mod mixed;
 mod netns;
 #[path = "common/node.rs"]
 mod node;
+#[path = "kernel/restart.rs"]
+mod restart;
+#[path = "kernel/tunnel.rs"]
+mod tunnel;

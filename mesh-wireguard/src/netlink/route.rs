@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use mesh_core::Prefix;
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -14,6 +14,16 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::{Netlink, NetlinkError, tolerate};
 use crate::PROTOCOL;
 
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    /// What made it, `wireguard` or `tun`; empty for hardware.
+    pub(crate) kind: String,
+    pub(crate) is_up: bool,
+    pub(crate) mtu: u32,
+}
+
 /// A route of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Route {
@@ -21,6 +31,17 @@ pub(crate) struct Route {
     pub(crate) prefix: Prefix,
     pub(crate) metric: u32,
     pub(crate) to: Destination,
+}
+
+impl Route {
+    /// Returns the route as what is to be deleted: whatever source it has.
+    pub(crate) fn without_source(self) -> Route {
+        let to = match self.to {
+            Destination::Device { index, .. } => Destination::Device { index, source: None },
+            to => to,
+        };
+        Route { to, ..self }
+    }
 }
 
 /// Where a route leads.
@@ -60,23 +81,44 @@ impl Routing {
         Netlink::open(NETLINK_ROUTE).map(Routing)
     }
 
-    /// Returns the index of the device `name`.
-    pub(crate) fn link(&mut self, name: &str) -> Result<Option<u32>, NetlinkError> {
-        let links = self.0.dump(|| "list links".into(), RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let wanted = LinkAttribute::IfName(name.to_owned());
-        Ok(links.into_iter().find_map(|link| match link {
-            RouteNetlinkMessage::NewLink(link) if link.attributes.contains(&wanted) => Some(link.header.index),
-            _ => None,
-        }))
+    /// Returns the device `name`.
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.0.exchange(|| format!("look up link {name}"), RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST | NLM_F_ACK)
+        {
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            answers => Ok(answers?.iter().find_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(link) => Some(read_link(link)),
+                _ => None,
+            })),
+        }
     }
 
-    /// Sets MTU and queue length of a link and brings it up.
-    pub(crate) fn bring_up(&mut self, index: u32, mtu: u32, queue: u32) -> Result<(), NetlinkError> {
+    /// Makes a WireGuard device; it is down.
+    pub(crate) fn add_wireguard(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]);
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned()), kind];
+        let what = || format!("make WireGuard device {name}");
+        self.0.request(what, RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Removes a device; one that is not there is no error.
+    pub(crate) fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        tolerate(self.0.request(|| format!("delete link {index}"), RouteNetlinkMessage::DelLink(link), 0), &[libc::ENODEV])
+    }
+
+    /// Sets MTU, and where it has one the length of the queue, of a link and brings it up.
+    pub(crate) fn bring_up(&mut self, index: u32, mtu: u32, queue: Option<u32>) -> Result<(), NetlinkError> {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
-        link.attributes = vec![LinkAttribute::Mtu(mtu), LinkAttribute::TxQueueLen(queue)];
+        link.attributes.push(LinkAttribute::Mtu(mtu));
+        link.attributes.extend(queue.map(LinkAttribute::TxQueueLen));
         self.0.request(|| format!("bring up link {index}"), RouteNetlinkMessage::SetLink(link), 0)
     }
 
@@ -171,6 +213,22 @@ impl Routing {
 
 fn family(ipv4: bool) -> AddressFamily {
     if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn read_link(link: &LinkMessage) -> Link {
+    let (mut kind, mut mtu) = (String::new(), 0);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(number) => mtu = *number,
+            LinkAttribute::LinkInfo(infos) => {
+                let named =
+                    infos.iter().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None });
+                kind = named.unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    Link { index: link.header.index, kind, is_up: link.header.flags.contains(LinkFlags::Up), mtu }
 }
 
 fn address_message(index: u32, address: IpAddr) -> AddressMessage {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mesh_core::{Change, Prefix, Protocol, SessionAffinity, Settings, State, StateConfig, Trust, WireGuardKey};
 use mesh_dataplane::{Backends, Frontend, Local, Op, Peer, PeerKeys, Scope, ServiceTable, Tunnel};
 use mesh_policy::{Compiler, PolicySet};
-use mesh_wireguard::{NodeKey, UserTunnel, UserTunnelConfig};
+use mesh_wireguard::{KernelTunnel, KernelTunnelConfig, NodeKey, UserTunnel, UserTunnelConfig};
 
 use crate::netns::{Netns, eventually};
 
@@ -68,9 +68,25 @@ impl Node {
     pub(crate) fn start_at(&self, port: u16) -> UserTunnel {
         let config = UserTunnelConfig { port, offload: self.offload, ..UserTunnelConfig::new(self.key.clone()) };
         let mut tunnel = self.netns.run(move || UserTunnel::start(config)).expect("the tunnel starts");
-        let local = Local { node: self.id(), prefixes: self.prefixes().into(), overlay: self.overlay(), scope: self.scope };
-        apply(&mut tunnel, &[Op::SetPolicy(allow_all()), Op::SetGuarded(self.guarded()), Op::SetLocal(local)]);
+        self.settle(&mut tunnel);
         tunnel
+    }
+
+    /// The same in the kernel.
+    pub(crate) fn start_kernel(&self) -> KernelTunnel {
+        let config = KernelTunnelConfig::new(self.key.clone());
+        let mut tunnel = self.netns.run(move || KernelTunnel::start(config)).expect("the tunnel starts");
+        self.settle(&mut tunnel);
+        tunnel
+    }
+
+    /// Tells a tunnel of the node itself.
+    pub(crate) fn settle(&self, tunnel: &mut dyn Tunnel) {
+        apply(tunnel, &[Op::SetPolicy(allow_all()), Op::SetGuarded(self.guarded()), Op::SetLocal(self.local())]);
+    }
+
+    pub(crate) fn local(&self) -> Local {
+        Local { node: self.id(), prefixes: self.prefixes().into(), overlay: self.overlay(), scope: self.scope }
     }
 
     /// The whole fleet, without what the node leaves to others.
@@ -106,17 +122,17 @@ pub(crate) struct Pod {
     pub(crate) addresses: [IpAddr; 2],
 }
 
-pub(crate) fn apply(tunnel: &mut UserTunnel, ops: &[Op]) {
+pub(crate) fn apply(tunnel: &mut dyn Tunnel, ops: &[Op]) {
     let failed = tunnel.apply(ops);
     assert!(failed.is_empty(), "{failed:?} of {ops:?}");
 }
 
 /// Tells `tunnel` of a node that is reached at `endpoint`.
-pub(crate) fn introduce(tunnel: &mut UserTunnel, node: &Node, endpoint: Option<SocketAddr>) {
+pub(crate) fn introduce(tunnel: &mut dyn Tunnel, node: &Node, endpoint: Option<SocketAddr>) {
     introduce_key(tunnel, node, endpoint, node.key.public());
 }
 
-pub(crate) fn introduce_key(tunnel: &mut UserTunnel, node: &Node, endpoint: Option<SocketAddr>, current: WireGuardKey) {
+pub(crate) fn introduce_key(tunnel: &mut dyn Tunnel, node: &Node, endpoint: Option<SocketAddr>, current: WireGuardKey) {
     let peer = Peer { keys: PeerKeys { current, next: None }, endpoints: endpoint.into_iter().collect() };
     let [v4, v6] = node.prefixes().map(|prefix| Op::SetRoute(prefix, node.id()));
     apply(tunnel, &[Op::SetPeer(node.id(), peer), v4, v6]);

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// Sets what the device needs, and warns of what others have set in its way. A read-only `/proc/sys` is such a case.
-pub(super) fn prepare(device: &str) {
+pub(crate) fn prepare(device: &str) {
     let settings = [
         // Replies may take another way than requests: the guard's rules send them by table.
         (format!("ipv4/conf/{device}/rp_filter"), "0"),

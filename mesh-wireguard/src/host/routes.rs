@@ -1,8 +1,9 @@
-//! The routes of a user tunnel, by metric:
+//! The routes around a tunnel, by metric:
 //!
 //! ```text
-//!   100         dev landbridge0   overlay routes, and with scope node the local prefixes
-//!   200         throw             with other scopes the local prefixes: other routes know them
+//!   100         dev landbridge0   overlay routes, and the local prefixes where they hairpin (user tunnel, scope node)
+//!   200         throw             with scopes fleet and cluster the local prefixes: other routes know them
+//!   200         blackhole         the local prefixes else: a rule has sent what is there to its workload (kernel tunnel, scope node)
 //!   300         dev landbridge0   service addresses outside the guarded prefixes, for clients on the node itself
 //!   2^32-3      dev landbridge0   the guarded prefixes: packets without an overlay route are dropped where it is counted
 //!   2^32-2      blackhole         the guarded prefixes: they stay when the device goes
@@ -13,14 +14,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use mesh_core::Prefix;
-use mesh_dataplane::{Scope, TunnelError};
+use mesh_dataplane::{Local, Scope, TunnelError};
 
-use super::UserTunnel;
+use super::{Host, failed};
 use crate::guard::METRIC_GUARD;
 use crate::netlink::route::{Destination, Route};
 
 const METRIC_OVERLAY: u32 = 100;
-const METRIC_LOCAL_THROW: u32 = 200;
+const METRIC_LOCAL: u32 = 200;
 const METRIC_SERVICE: u32 = 300;
 const METRIC_COUNTED: u32 = METRIC_GUARD - 2;
 const METRIC_BLACKHOLE: u32 = METRIC_GUARD - 1;
@@ -32,7 +33,12 @@ pub(super) fn guarded(routes: &[Route]) -> BTreeSet<Prefix> {
 
 /// Tells whether a static route follows from what is local.
 pub(super) fn is_local(route: &Route) -> bool {
-    matches!(route.metric, METRIC_OVERLAY | METRIC_LOCAL_THROW)
+    matches!(route.metric, METRIC_OVERLAY | METRIC_LOCAL)
+}
+
+/// Tells whether a route may be the overlay's: a hairpin has the same metric.
+pub(super) fn is_overlay(route: &Route) -> bool {
+    route.metric == METRIC_OVERLAY && matches!(route.to, Destination::Device { .. })
 }
 
 /// Tells whether a static route follows from the service table.
@@ -40,31 +46,35 @@ pub(super) fn is_service(route: &Route) -> bool {
     route.metric == METRIC_SERVICE
 }
 
-impl UserTunnel {
+impl Host {
     pub(super) fn overlay_route(&self, prefix: Prefix) -> Route {
         self.through_device(prefix, METRIC_OVERLAY)
     }
 
     fn through_device(&self, prefix: Prefix, metric: u32) -> Route {
         let to = Destination::Device { index: self.index, source: self.overlay_address(prefix.is_ipv4()) };
-        Route { table: self.config.table, prefix, metric, to }
+        Route { table: self.table, prefix, metric, to }
+    }
+
+    /// Tells whether packets between workloads of the node take the node's own ways, and are policed there.
+    pub(super) fn is_direct(&self, local: &Local) -> bool {
+        local.scope == Scope::Node && !self.hairpin
     }
 
     /// Returns every route but the overlay's.
     pub(super) fn static_routes(&self) -> BTreeSet<Route> {
         let mut routes = BTreeSet::new();
+        let route = |prefix, metric, to| Route { table: self.table, prefix, metric, to };
         for prefix in &self.guarded {
             routes.insert(self.through_device(*prefix, METRIC_COUNTED));
-            let to = Destination::Blackhole;
-            routes.insert(Route { table: self.config.table, prefix: *prefix, metric: METRIC_BLACKHOLE, to });
+            routes.insert(route(*prefix, METRIC_BLACKHOLE, Destination::Blackhole));
         }
-        for prefix in self.local.iter().flat_map(|local| &local.prefixes) {
-            let hairpin = self.local.as_ref().is_some_and(|local| local.scope == Scope::Node);
-            let to = Destination::Throw;
-            routes.insert(match hairpin {
-                true => self.through_device(*prefix, METRIC_OVERLAY),
-                false => Route { table: self.config.table, prefix: *prefix, metric: METRIC_LOCAL_THROW, to },
-            });
+        if let Some(local) = &self.local {
+            routes.extend(local.prefixes.iter().map(|prefix| match local.scope {
+                Scope::Node if self.hairpin => self.through_device(*prefix, METRIC_OVERLAY),
+                Scope::Node => route(*prefix, METRIC_LOCAL, Destination::Blackhole),
+                Scope::Fleet | Scope::Cluster => route(*prefix, METRIC_LOCAL, Destination::Throw),
+            }));
         }
         let is_guarded = |address: IpAddr| self.guarded.iter().any(|prefix| prefix.contains(address));
         for frontend in self.services.iter().flat_map(|services| services.0.keys()) {
@@ -77,14 +87,16 @@ impl UserTunnel {
 
     /// Programs the routes that are not the overlay's: what is missing first, then what is too much goes.
     pub(super) fn program_routes(&mut self, what: &str) -> Result<(), TunnelError> {
-        let failed = |error| TunnelError::failed(what, error);
+        let failed = |error| failed(what, error);
         let wanted = self.static_routes();
-        let present: BTreeSet<Route> = self.routing.routes(self.config.table).map_err(failed)?.into_iter().collect();
+        let present: BTreeSet<Route> = self.routing.routes(self.table).map_err(failed)?.into_iter().collect();
         for route in wanted.difference(&present) {
             self.routing.set_route(*route).map_err(failed)?;
         }
+        // Overlay routes that an agent before has left through a device that stays are for the plan to keep or to remove.
         let is_ours = |route: &&Route| {
-            route.metric != METRIC_GUARD && !(route.metric == METRIC_OVERLAY && self.routes.contains_key(&route.prefix))
+            let is_overlay = route.metric == METRIC_OVERLAY && (!self.hairpin || self.overlay.contains(&route.prefix));
+            route.metric != METRIC_GUARD && !is_overlay
         };
         // A route that was set in the place of another one of its metric is gone already.
         let replaced = |route: &&Route| wanted.iter().any(|new| (new.prefix, new.metric) == (route.prefix, route.metric));
