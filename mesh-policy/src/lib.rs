@@ -119,5 +119,6 @@ mod words;
 pub use self::compiler::Compiler;
 pub use self::reach::{Party, Ports};
 pub use self::set::{
-    End, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, WorkloadHandle, WorkloadInfo,
+    End, Exported, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, Row, WorkloadHandle,
+    WorkloadInfo,
 };

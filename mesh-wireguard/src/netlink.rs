@@ -61,6 +61,7 @@ pub(crate) fn tolerate(result: Result<(), NetlinkError>, errno: &[i32]) -> Resul
 pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
+    refused: Option<u32>,
 }
 
 impl Netlink {
@@ -69,7 +70,7 @@ impl Netlink {
         let mut socket = Socket::new(protocol).map_err(NetlinkError::Socket)?;
         socket.bind_auto().map_err(NetlinkError::Socket)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(NetlinkError::Socket)?;
-        Ok(Netlink { socket, sequence: 0 })
+        Ok(Netlink { socket, sequence: 0, refused: None })
     }
 
     /// Asks for something and waits for the kernel's word that it is done; `what` is for the error.
@@ -130,6 +131,7 @@ impl Netlink {
         self.socket.send(bytes, 0).map_err(NetlinkError::Socket)?;
         let mut answers = Vec::new();
         let mut failure = None;
+        self.refused = None;
         loop {
             let (received, _) = self.socket.recv_from_full().map_err(NetlinkError::Socket)?;
             let mut rest = &received[..];
@@ -144,6 +146,7 @@ impl Netlink {
                 let errno = attributes::errno(message);
                 if errno != 0 && failure.is_none() {
                     failure = Some(io::Error::from_raw_os_error(errno));
+                    self.refused = Some(sequence);
                 }
                 // The kernel refuses a whole batch (sequence 0 here) before it looks at the messages, or answers the last one.
                 if sequence == last || (sequence == 0 && errno != 0) {
@@ -154,6 +157,11 @@ impl Netlink {
                 }
             }
         }
+    }
+
+    /// Returns the number of the first message that was refused of the last transaction.
+    pub(crate) fn refused(&self) -> Option<u32> {
+        self.refused
     }
 
     /// Makes room for a datagram of `len` bytes.

@@ -38,12 +38,8 @@ use mesh_dataplane::{Backends, Local, Scope, ServiceTable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::conntrack;
-use crate::netlink::attributes::{Attributes, find, push_message};
 use crate::netlink::{Netlink, NetlinkError};
-use crate::nft::{
-    Element, Expressions, FAMILY_INET, Field, GET_TABLE, Hook, SetKind, TABLE_NAME, TABLE_USERDATA, Transaction, Value, Verdict,
-    address_bytes,
-};
+use crate::nft::{self, Element, Expressions, Field, Hook, SetKind, Transaction, Value, Verdict, address_bytes, ranges};
 
 /// The table's name.
 pub const NFT_TABLE: &str = "landbridge";
@@ -116,26 +112,15 @@ impl ServiceRules {
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), ServicesError> {
-        let (bytes, last) = transaction.finish();
-        self.0.reserve(bytes.len());
-        self.0.transact("program nftables", &bytes, last)?;
+        transaction.commit(&mut self.0, "program nftables")?;
         Ok(())
     }
 
     /// Returns the comment of our table, `None` where there is no table.
     fn comment(&mut self) -> Result<Option<String>, ServicesError> {
-        let mut name = Attributes::default();
-        name.text(TABLE_NAME, NFT_TABLE);
-        let mut bytes = Vec::new();
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-        push_message(&mut bytes, GET_TABLE, flags, 1, [&[FAMILY_INET, 0, 0, 0], name.as_bytes()]);
-        let answers = match self.0.transact("read nftables", &bytes, 1) {
-            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
-            other => other?,
-        };
-        let Some(table) = answers.first().and_then(|answer| answer.get(4..)) else { return Ok(None) };
-        let comment = find(table, TABLE_USERDATA).and_then(read_comment);
-        comment.filter(|comment| comment.starts_with(COMMENT)).map(Some).ok_or(ServicesError::ForeignTable)
+        let comment = nft::comment(&mut self.0, NFT_TABLE)?;
+        let ours = |comment: Option<String>| comment.filter(|comment| comment.starts_with(COMMENT));
+        comment.map(|comment| ours(comment).ok_or(ServicesError::ForeignTable)).transpose()
     }
 }
 
@@ -149,9 +134,7 @@ impl Ruleset<'_> {
 
     fn transaction(&self) -> Transaction {
         let comment = self.comment();
-        // nft's user data: type 0 is the comment, then its length with the terminating zero.
-        let userdata = [&[0, comment.len() as u8 + 1], comment.as_bytes(), &[0]].concat();
-        self.write(Transaction::replace(NFT_TABLE, &userdata))
+        self.write(Transaction::replace(NFT_TABLE, &comment))
     }
 
     fn write(&self, mut to: Transaction) -> Transaction {
@@ -173,8 +156,8 @@ impl Ruleset<'_> {
             let map = if ipv4 { "services4" } else { "services6" };
             let elements = frontends[usize::from(ipv4)].iter();
             let elements: Vec<_> =
-                elements.map(|(key, chain)| Element::Verdict(key.clone(), Verdict::Goto(chain.clone()))).collect();
-            to.set(map, SetKind { key, value: Value::Verdict, ranges: false }, &elements);
+                elements.map(|(key, chain)| Element::verdict(key.clone(), Verdict::Goto(chain.clone()))).collect();
+            to.set(map, SetKind { key, value: Value::Verdict, ranges: false, fixed: true }, &elements);
             for chain in ["prerouting", "output"] {
                 to.rule(chain, Expressions::new().family(ipv4).destination_port_in(ipv4, map, true));
             }
@@ -183,7 +166,7 @@ impl Ruleset<'_> {
             to.chain("spoofed", Some(Hook { kind: "filter", number: PREROUTING, priority: PRIORITY_RAW }));
             for (ipv4, set) in [(true, "guarded4"), (false, "guarded6")] {
                 let key: &'static [Field] = if ipv4 { &[Field::Ipv4] } else { &[Field::Ipv6] };
-                let kind = SetKind { key, value: Value::Nothing, ranges: true };
+                let kind = SetKind { key, value: Value::Nothing, ranges: true, fixed: true };
                 if local.scope == Scope::Node {
                     let own = if ipv4 { "local4" } else { "local6" };
                     to.set(own, kind, &ranges(local.prefixes.iter().copied(), ipv4));
@@ -227,10 +210,10 @@ impl Ruleset<'_> {
             .filter(|(_, (address, _))| address.is_ipv4() == ipv4 && is_local(*address))
             .map(|(protocol, (address, port))| endpoint(address, protocol.number(), port))
             .collect();
-        let plain = SetKind { key, value: Value::Nothing, ranges: false };
-        to.set(&backend_set, plain, &backends.into_iter().map(Element::Key).collect::<Vec<_>>());
-        to.set(&frontend_set, plain, &frontends.iter().map(|(key, _)| Element::Key(key.clone())).collect::<Vec<_>>());
-        let ranged = SetKind { key: address, value: Value::Nothing, ranges: true };
+        let plain = SetKind { key, value: Value::Nothing, ranges: false, fixed: true };
+        to.set(&backend_set, plain, &backends.into_iter().map(Element::key).collect::<Vec<_>>());
+        to.set(&frontend_set, plain, &frontends.iter().map(|(key, _)| Element::key(key.clone())).collect::<Vec<_>>());
+        let ranged = SetKind { key: address, value: Value::Nothing, ranges: true, fixed: true };
         to.set(&local_set, ranged, &ranges(local.prefixes.iter().copied(), ipv4));
         to.set(&fleet_set, ranged, &ranges(self.fleet.iter().chain(&local.prefixes).copied(), ipv4));
 
@@ -254,11 +237,11 @@ fn service(to: &mut Transaction, index: usize, ipv4: bool, backends: &Backends) 
         .zip(backends.slots.iter().filter_map(|slot| backends.ready.get(usize::from(*slot))))
         .map(|(number, (address, port))| {
             let value = [&address_bytes(*address)[..], &port.to_be_bytes(), &[0, 0]].concat();
-            Element::Data(number.to_ne_bytes().to_vec(), value)
+            Element::data(number.to_ne_bytes().to_vec(), value)
         })
         .collect();
     let value: &'static [Field] = if ipv4 { &[Field::Ipv4, Field::Port] } else { &[Field::Ipv6, Field::Port] };
-    to.set(&map, SetKind { key: &[Field::Number], value: Value::Fields(value), ranges: false }, &elements);
+    to.set(&map, SetKind { key: &[Field::Number], value: Value::Fields(value), ranges: false, fixed: true }, &elements);
     to.chain(&chain, None);
     let with_port = backends.affinity == SessionAffinity::None;
     let chosen = Expressions::new().hash_of_source(ipv4, with_port, backends.slots.len() as u32);
@@ -269,68 +252,4 @@ fn service(to: &mut Transaction, index: usize, ipv4: bool, backends: &Backends) 
 /// Returns address, protocol and port as a set's key has them.
 fn endpoint(address: IpAddr, protocol: u8, port: u16) -> Vec<u8> {
     [&address_bytes(address)[..], &[protocol, 0, 0, 0], &port.to_be_bytes(), &[0, 0]].concat()
-}
-
-/// Returns the prefixes of one family as disjoint ranges: each start, and the address after each end.
-fn ranges(prefixes: impl Iterator<Item = Prefix>, ipv4: bool) -> Vec<Element> {
-    let number = |address: IpAddr| match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address),
-    };
-    let bytes = |number: u128| if ipv4 { (number as u32).to_be_bytes().to_vec() } else { number.to_be_bytes().to_vec() };
-    let last_of_family = if ipv4 { u128::from(u32::MAX) } else { u128::MAX };
-    let sorted: BTreeSet<_> =
-        prefixes.filter(|prefix| prefix.is_ipv4() == ipv4).map(|p| (number(p.address()), number(p.last_address()))).collect();
-    let mut merged: Vec<(u128, u128)> = Vec::new();
-    for (first, last) in sorted {
-        match merged.last_mut() {
-            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
-            _ => merged.push((first, last)),
-        }
-    }
-    let mut elements = Vec::new();
-    for (first, last) in merged {
-        elements.push(Element::Key(bytes(first)));
-        // The end of the address space ends its range by itself.
-        elements.extend((last < last_of_family).then(|| Element::RangeEnd(bytes(last + 1))));
-    }
-    elements
-}
-
-fn read_comment(userdata: &[u8]) -> Option<String> {
-    let [0, len, rest @ ..] = userdata else { return None };
-    let text = rest.get(..usize::from(*len))?.strip_suffix(&[0])?;
-    String::from_utf8(text.to_vec()).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_disjoint_and_end_after_their_last_address() {
-        let prefixes = ["10.1.0.0/24", "10.1.1.0/24", "10.1.0.0/25", "10.9.0.0/16", "255.0.0.0/8", "fd00::/8"];
-        let prefixes: Vec<Prefix> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
-        let shown = |ipv4| {
-            let elements = ranges(prefixes.iter().copied(), ipv4);
-            elements
-                .into_iter()
-                .map(|element| match element {
-                    Element::Key(key) => format!("{key:?}"),
-                    Element::RangeEnd(key) => format!("!{key:?}"),
-                    _ => unreachable!(),
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(shown(true), ["[10, 1, 0, 0]", "![10, 1, 2, 0]", "[10, 9, 0, 0]", "![10, 10, 0, 0]", "[255, 0, 0, 0]"]);
-        assert_eq!(shown(false).len(), 2);
-    }
-
-    #[test]
-    fn comments_round_trip_and_foreign_ones_are_told_apart() {
-        assert_eq!(read_comment(&[0, 3, b'h', b'i', 0]), Some("hi".into()));
-        for other in [&[][..], &[0], &[1, 2, b'x', 0], &[0, 9, b'x', 0], &[0, 1, b'x']] {
-            assert_eq!(read_comment(other), None);
-        }
-    }
 }

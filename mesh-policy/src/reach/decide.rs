@@ -195,7 +195,7 @@ impl<const N: usize> Deciding<N> {
             return known;
         }
         let mut verdicts = Vec::new();
-        for step in of.set.rulesets.get(ruleset).into_iter().flat_map(|ruleset| ruleset.steps(class)) {
+        for step in of.set.rulesets.get(ruleset).into_iter().flat_map(|ruleset| ruleset.steps(&ruleset.places(class))) {
             let mut name = |rule| self.name(of, x, [ruleset, rule, cluster]);
             let verdict = match step.outcome.outcome() {
                 Outcome::Undecided => Verdict::Allow(Reason::Default),

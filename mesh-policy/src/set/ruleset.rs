@@ -1,5 +1,6 @@
 //! A rule set: the rules that apply to some subjects in one direction, compiled to a row for each class of peers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -174,11 +175,26 @@ impl Ruleset {
         self.rows.outcome(self.cells[(key >> 16) as usize % PROTOCOLS].place(class), key as u16)
     }
 
-    /// Returns the steps of `class` by their places, the first of which is 0; none where the set has no rows and decides nothing.
-    pub(crate) fn steps(&self, class: u32) -> Vec<Step> {
+    /// Returns where the rows of `class` are, by protocol.
+    pub(crate) fn places(&self, class: u32) -> [Place; PROTOCOLS] {
+        self.cells.each_ref().map(|cells| cells.place(class))
+    }
+
+    /// Returns where the rows of the classes are that are not told apart.
+    pub(crate) fn usual_places(&self) -> [Place; PROTOCOLS] {
+        self.cells.each_ref().map(Cells::usual)
+    }
+
+    /// Returns the classes that have a row of their own for some protocol, ascending.
+    pub(crate) fn unusual_classes(&self) -> BTreeSet<u32> {
+        self.cells.iter().flat_map(Cells::list).map(|(class, _)| class).collect()
+    }
+
+    /// Returns the steps of the rows at `places`, the first of which starts at 0; none where there are no rows and nothing is decided.
+    pub(crate) fn steps(&self, places: &[Place; PROTOCOLS]) -> Vec<Step> {
         let mut all = Vec::new();
-        for (protocol, cells) in (0..).zip(&self.cells) {
-            let steps = self.rows.steps(cells.place(class));
+        for (protocol, place) in (0..).zip(places) {
+            let steps = self.rows.steps(*place);
             all.extend(steps.into_iter().map(|step| Step { start: protocol << 16 | step.start, ..step }));
         }
         all.dedup_by_key(|step| step.outcome);

@@ -1,10 +1,12 @@
 //! The classes, intervals and verdicts of a set, for whoever programs or compares them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use mesh_core::{ClusterName, Direction, Protocol, Reason, RuleId, Verdict};
+use mesh_core::{ClusterName, CrossClusterDefault, Direction, NodeId, Protocol, Reason, RuleId, Settings, Verdict};
 
-use super::rows::{KEYS, OTHERS, Outcome, protocol_and_port};
+use super::rows::{KEYS, OTHERS, Outcome, PROTOCOLS, Place, protocol_and_port};
+use super::ruleset::Ruleset;
 use super::{Known, PolicySet, ProfileEntry, ProfileHandle, Subject, side};
 
 /// What rules see of an end, in numbers that mean something in one set only.
@@ -16,6 +18,25 @@ pub struct Profile<'a> {
     pub class: u32,
     /// As a subject, for ingress and egress: workloads with one rule set have the same rules, and the same verdicts for a class.
     pub rulesets: [u32; 2],
+}
+
+/// What a rule set decides for the peers of some classes; it means nothing to another rule set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row([Place; PROTOCOLS]);
+
+/// A port that a cluster exports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported<'a> {
+    /// The exporting cluster. The export counts where the address is one of its workloads'.
+    pub cluster: &'a ClusterName,
+    /// The backend's address.
+    pub address: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The backend's port.
+    pub port: u16,
+    /// The clusters that may import it.
+    pub importers: BTreeSet<&'a ClusterName>,
 }
 
 /// Protocols and ports with one verdict.
@@ -78,20 +99,65 @@ impl PolicySet {
     /// Returns the verdicts of workloads of the profile `subject` for peers of the profile `peer`, on the side of `direction`:
     /// intervals that follow each other and leave nothing out. Both must be of this set.
     pub fn intervals(&self, subject: ProfileHandle, peer: ProfileHandle, direction: Direction) -> Vec<Interval> {
-        let (subject, peer, own) = (self.entry(subject).subject, self.entry(peer), side(direction));
-        let number = self.subject(subject).rulesets[own];
-        let row = self.rulesets.get(number).into_iter().flat_map(|ruleset| ruleset.steps(peer.class));
-        let mut steps: Vec<(u32, Outcome)> = row.map(|step| (step.start, step.outcome.outcome())).collect();
+        let row = self.ruleset(subject, direction).map(|ruleset| Row(ruleset.places(self.entry(peer).class)));
+        self.intervals_of(subject, row.unwrap_or_default(), direction)
+    }
+
+    /// Returns the rows of the rule set of workloads of the profile `subject`: the usual one, and by their classes, ascending, the
+    /// peers that have another one. `subject` must be of this set.
+    pub fn rows(&self, subject: ProfileHandle, direction: Direction) -> (Row, Vec<(u32, Row)>) {
+        let Some(ruleset) = self.ruleset(subject, direction) else { return Default::default() };
+        let usual = Row(ruleset.usual_places());
+        let others = ruleset.unusual_classes().into_iter().map(|class| (class, Row(ruleset.places(class))));
+        (usual, others.filter(|(_, row)| *row != usual).collect())
+    }
+
+    /// Returns the verdicts of a row of the rule set of `subject`, as [`intervals`](PolicySet::intervals) does.
+    pub fn intervals_of(&self, subject: ProfileHandle, row: Row, direction: Direction) -> Vec<Interval> {
+        let (number, own) = (self.entry(subject).subject, side(direction));
+        let steps = self.ruleset(subject, direction).into_iter().flat_map(|ruleset| ruleset.steps(&row.0));
+        let mut steps: Vec<(u32, Outcome)> = steps.map(|step| (step.start, step.outcome.outcome())).collect();
         if steps.is_empty() {
             steps.push((0, Outcome::Undecided));
         }
         let mut intervals = Vec::new();
         for (at, (start, outcome)) in steps.iter().enumerate() {
             let end = steps.get(at + 1).map_or(KEYS, |(start, _)| *start);
-            let verdict = verdict(*outcome, |rule| RuleId { subject, rule: rule << 1 | own as u32 });
+            let verdict = verdict(*outcome, |rule| RuleId { subject: number, rule: rule << 1 | own as u32 });
             split(*start, end, &mut |protocols, ports| intervals.push(Interval { protocols, ports, verdict }));
         }
         intervals
+    }
+
+    /// Returns the settings, and what holds between clusters where no tier decides.
+    pub fn settings(&self) -> (&Settings, CrossClusterDefault) {
+        (&self.settings.0, self.settings.1)
+    }
+
+    /// Returns every address of a node, those that another node claims as well included.
+    pub fn node_addresses(&self, node: &NodeId) -> impl Iterator<Item = IpAddr> {
+        let number = (0..).zip(self.ends.nodes.iter()).find(|(_, known)| known.as_ref() == Some(node)).map(|(number, _)| number);
+        let of_node = self.ends.node_addresses.iter().filter(move |(of, _)| Some(*of) == number);
+        of_node.map(|(_, address)| *address)
+    }
+
+    /// Returns every exported port at an address of the exporting cluster, with the clusters that may import it, in no particular
+    /// order.
+    pub fn exports(&self) -> impl Iterator<Item = Exported<'_>> {
+        let mut importers: BTreeMap<u32, BTreeSet<&ClusterName>> = BTreeMap::new();
+        for ((cluster, namespace), ()) in self.importable.iter() {
+            let cluster = self.clusters.get(*cluster).and_then(Option::as_ref);
+            importers.entry(*namespace).or_default().extend(cluster);
+        }
+        self.exported.iter().filter_map(move |(backend, namespaces)| {
+            let cluster = self.clusters.get(backend.cluster)?.as_ref()?;
+            let importers = namespaces.iter().filter_map(|namespace| importers.get(namespace)).flatten().copied().collect();
+            Some(Exported { cluster, address: backend.address, protocol: backend.protocol, port: backend.port, importers })
+        })
+    }
+
+    fn ruleset(&self, subject: ProfileHandle, direction: Direction) -> Option<&Ruleset> {
+        self.rulesets.get(self.subject(self.entry(subject).subject).rulesets[side(direction)])
     }
 }
 

@@ -4,7 +4,7 @@
 pub(crate) const NESTED: u16 = 0x8000;
 
 /// Attributes being written.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes(Vec<u8>);
 
 impl Attributes {

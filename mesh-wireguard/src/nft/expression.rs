@@ -13,7 +13,7 @@ pub(crate) fn family_number(ipv4: bool) -> u8 {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Goes on in another chain, for good.
     Goto(String),
@@ -23,6 +23,8 @@ pub(crate) enum Verdict {
     Return,
     /// Is dropped.
     Drop,
+    /// Is let pass by this base chain.
+    Accept,
 }
 
 impl Verdict {
@@ -32,6 +34,7 @@ impl Verdict {
             Verdict::Goto(chain) => (-4, Some(chain)),
             Verdict::Return => (-5, None),
             Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
         };
         data.nested(2, |verdict| {
             verdict.bytes(1, &code.to_be_bytes());
@@ -43,23 +46,46 @@ impl Verdict {
     }
 }
 
-/// The expressions of one rule: each goes on only where it holds.
-#[derive(Debug, Default)]
-pub(crate) struct Expressions(Vec<(&'static str, Attributes)>);
+/// An end of a connection, in the direction in which it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Source,
+    /// Behind a service address the backend.
+    Destination,
+}
+
+fn device_name(device: &str) -> [u8; libc::IFNAMSIZ] {
+    let mut name = [0; libc::IFNAMSIZ];
+    name.iter_mut().zip(device.as_bytes()).for_each(|(to, from)| *to = *from);
+    name
+}
+
+/// The expressions of one rule, each of which goes on only where it holds, and its comment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expressions {
+    list: Vec<(&'static str, Attributes)>,
+    comment: Option<String>,
+}
 
 impl Expressions {
     pub(crate) fn new() -> Expressions {
         Expressions::default()
     }
 
-    pub(super) fn finish(self) -> Vec<(&'static str, Attributes)> {
-        self.0
+    pub(super) fn parts(&self) -> (&[(&'static str, Attributes)], Option<&str>) {
+        (&self.list, self.comment.as_deref())
+    }
+
+    /// Says what the rule is for.
+    pub(crate) fn comment(mut self, comment: impl Into<String>) -> Expressions {
+        self.comment = Some(comment.into());
+        self
     }
 
     fn add(mut self, name: &'static str, fill: impl FnOnce(&mut Attributes) -> &mut Attributes) -> Expressions {
         let mut attributes = Attributes::default();
         fill(&mut attributes);
-        self.0.push((name, attributes));
+        self.list.push((name, attributes));
         self
     }
 
@@ -89,9 +115,7 @@ impl Expressions {
 
     /// Holds for packets that came in by the device, or by any other.
     pub(crate) fn input(self, device: &str, is: bool) -> Expressions {
-        let mut name = [0; libc::IFNAMSIZ];
-        name.iter_mut().zip(device.as_bytes()).for_each(|(to, from)| *to = *from);
-        self.meta(6, 0).compare(is, &name)
+        self.meta(6, 0).compare(is, &device_name(device))
     }
 
     /// Holds for packets to an address of this machine.
@@ -129,6 +153,84 @@ impl Expressions {
                 None => lookup,
             }
         })
+    }
+
+    /// Holds for packets that leave by the device.
+    pub(crate) fn output(self, device: &str) -> Expressions {
+        self.meta(7, 0).compare(true, &device_name(device))
+    }
+
+    /// Loads an end of the packet's connection into the register `at`: an address as it is on the way.
+    pub(crate) fn end(self, end: End, ipv4: bool, at: u32) -> Expressions {
+        // Translated is the destination alone: the reply's source is the backend.
+        let (v4, v6, direction) = match end {
+            End::Source => (19, 21, 0),
+            End::Destination => (19, 21, 1),
+        };
+        self.connection(if ipv4 { v4 } else { v6 }, Some(direction), at)
+    }
+
+    /// Loads the packet's own source address into the register `at`.
+    pub(crate) fn packet_source(self, ipv4: bool, at: u32) -> Expressions {
+        let (offset, len) = if ipv4 { (12, 4) } else { (8, 16) };
+        self.payload(1, offset, len, at)
+    }
+
+    /// Loads the packet's own destination address into the register `at`.
+    pub(crate) fn packet_destination(self, ipv4: bool, at: u32) -> Expressions {
+        let (offset, len) = if ipv4 { (16, 4) } else { (24, 16) };
+        self.payload(1, offset, len, at)
+    }
+
+    /// Loads the connection's protocol, and into the next register the port at its destination: of an error, those of the
+    /// connection that it is about.
+    pub(crate) fn protocol_and_port(self, at: u32) -> Expressions {
+        self.connection(10, None, at).connection(11, Some(1), at + 1)
+    }
+
+    /// Holds for packets of no connection: not tracked, or not right.
+    pub(crate) fn no_connection(self) -> Expressions {
+        let zero = 0u32.to_ne_bytes();
+        let mask = (1u32 | 1 << 6).to_ne_bytes();
+        let masked = self.connection(0, None, 0).add("bitwise", |bits| {
+            bits.number(1, REGISTER).number(2, REGISTER).number(3, 4);
+            bits.nested(4, |data| data.bytes(1, &mask)).nested(5, |data| data.bytes(1, &zero))
+        });
+        masked.compare(false, &zero)
+    }
+
+    /// Loads what is known of the packet's connection, of one of its directions where both have it.
+    fn connection(self, key: u32, direction: Option<u8>, at: u32) -> Expressions {
+        self.add("ct", |ct| {
+            ct.number(1, REGISTER + at).number(2, key);
+            match direction {
+                Some(direction) => ct.bytes(3, &[direction]),
+                None => ct,
+            }
+        })
+    }
+
+    /// Holds where what is in the registers from `from` on is in `set`, or not in it.
+    pub(crate) fn is_in(self, set: &str, from: u32, is: bool) -> Expressions {
+        self.add("lookup", |lookup| {
+            lookup.text(1, set).number(2, REGISTER + from);
+            if is { lookup } else { lookup.number(5, 1) }
+        })
+    }
+
+    /// Looks what is in the registers from `from` on up in `map`, and loads what it leads to into the register `into`.
+    pub(crate) fn map(self, map: &str, from: u32, into: u32) -> Expressions {
+        self.add("lookup", |lookup| lookup.text(1, map).number(2, REGISTER + from).number(3, REGISTER + into))
+    }
+
+    /// Takes the verdict that `map` has for what is in the registers from the first one on.
+    pub(crate) fn verdict_of(self, map: &str) -> Expressions {
+        self.lookup(map, Some(VERDICT_REGISTER))
+    }
+
+    /// Counts packets and bytes.
+    pub(crate) fn counter(self) -> Expressions {
+        self.add("counter", |counter| counter)
     }
 
     /// Hashes the source address to a number below `modulus`: the same for every connection of a client. With the source port

@@ -1,0 +1,176 @@
+//! Rows: what becomes of a connection by protocol and port, each in a chain and a map that are named after what they say.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use mesh_core::{CrossClusterDefault, Direction, Protocol, Reason, RuleName, Verdict as PolicyVerdict};
+use mesh_policy::{Interval, PolicySet, ProfileHandle, Protocols, Row};
+
+use super::numbers::{Kind, SubjectKey};
+use crate::nft::table::{Set, Table};
+use crate::nft::{Element, Expressions, Extent, Field, SetKind, Target, Value, Verdict};
+
+/// Where exports are looked up, by the side that is decided.
+pub(super) const EXPORTS: [&str; 2] = ["exports-in", "exports-out"];
+
+const ROW: SetKind = SetKind { key: &[Field::Protocol, Field::Port], value: Value::Verdict, ranges: true, fixed: false };
+
+/// What becomes of a connection where no rule has a say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Pending,
+    NotPoliced,
+    FleetDefault,
+    NotExported,
+}
+
+/// The rows and verdicts that a table needs.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    rows: BTreeMap<String, Vec<(Range, String)>>,
+    known: HashMap<(u32, Direction, bool, Row, Kind), String>,
+    verdicts: BTreeMap<String, (bool, String)>,
+}
+
+/// Protocols and ports, all included; the protocols are several only where they have no ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Range {
+    protocols: (u8, u8),
+    ports: (u16, u16),
+}
+
+impl Rows {
+    /// Returns the chain of an outcome that no rule has a say in.
+    pub(super) fn of(&mut self, outcome: Outcome) -> String {
+        let verdict: PolicyVerdict<RuleName> = match outcome {
+            Outcome::Pending => PolicyVerdict::Deny(Reason::IdentityPending),
+            Outcome::NotPoliced => PolicyVerdict::Allow(Reason::NotPoliced),
+            Outcome::FleetDefault => PolicyVerdict::Allow(Reason::FleetDefault),
+            Outcome::NotExported => PolicyVerdict::Deny(Reason::NotExported),
+        };
+        self.verdict(&verdict)
+    }
+
+    /// Returns the chain of a row of the rule set that the `subject` has, for peers of one kind.
+    pub(super) fn of_row(
+        &mut self,
+        policy: &PolicySet,
+        (profile, subject): (ProfileHandle, &SubjectKey),
+        row: Row,
+        kind: Kind,
+    ) -> String {
+        if kind == Kind::Pending {
+            return self.of(Outcome::Pending);
+        }
+        let key = (subject.ruleset, subject.direction, subject.on_own_node, row, kind);
+        if let Some(name) = self.known.get(&key) {
+            return name.clone();
+        }
+        let mut steps: Vec<(Range, String)> = Vec::new();
+        for Interval { protocols, ports, verdict } in policy.intervals_of(profile, row, subject.direction) {
+            let chain = self.outcome(policy, policy.named(verdict), subject, kind);
+            ranges(protocols, ports, &mut |range| steps.push((range, chain.clone())));
+        }
+        let name = match &steps[..] {
+            [(_, first), rest @ ..] if rest.iter().all(|(_, chain)| chain == first) => first.clone(),
+            _ => {
+                let mut hasher = DefaultHasher::new();
+                steps.hash(&mut hasher);
+                let name = format!("row-{:016x}", hasher.finish());
+                self.rows.entry(name.clone()).or_insert(steps);
+                name
+            }
+        };
+        self.known.insert(key, name.clone());
+        name
+    }
+
+    /// Returns where a verdict of the tiers leads, for peers of one kind.
+    fn outcome(&mut self, policy: &PolicySet, verdict: PolicyVerdict<RuleName>, subject: &SubjectKey, kind: Kind) -> String {
+        let (settings, between) = policy.settings();
+        match (verdict.reason(), kind) {
+            (Reason::Default, Kind::Far) => match between {
+                CrossClusterDefault::Allow => self.of(Outcome::FleetDefault),
+                CrossClusterDefault::Deny => self.of(Outcome::NotExported),
+                CrossClusterDefault::Exports => EXPORTS[super::image::side(subject.direction)].to_owned(),
+            },
+            (Reason::Isolated, Kind::OwnNode) => {
+                let allowed = match subject.direction {
+                    Direction::Ingress => settings.own_node_ingress_allowed,
+                    Direction::Egress => settings.own_node_egress_allowed,
+                };
+                let allowed = allowed && subject.on_own_node;
+                self.verdict(&if allowed { PolicyVerdict::Allow(Reason::OwnNode) } else { verdict })
+            }
+            _ => self.verdict(&verdict),
+        }
+    }
+
+    /// Returns the chain that counts and carries out a verdict.
+    fn verdict(&mut self, verdict: &PolicyVerdict<RuleName>) -> String {
+        let word = if verdict.is_allow() { "allow" } else { "deny" };
+        let name = match verdict.reason().rule() {
+            // A chain's name has no brackets: `allow/east/NetworkPolicy/shop/db-in/ingress-0`.
+            Some(rule) => format!("{word}/{rule}").replace('[', "-").replace(']', ""),
+            None => format!("{word}/{}", verdict.reason().as_str()),
+        };
+        let name = if name.len() < 200 { name } else { format!("{word}/rule-{:016x}", hash(&name)) };
+        self.verdicts.entry(name.clone()).or_insert_with(|| (verdict.is_allow(), verdict.to_string()));
+        name
+    }
+
+    /// Writes what was asked for.
+    pub(super) fn write(self, table: &mut Table) {
+        for (name, (allows, comment)) in self.verdicts {
+            let verdict = if allows { Verdict::Return } else { Verdict::Drop };
+            table.rule(&name, Expressions::new().counter().verdict(&verdict).comment(comment));
+        }
+        for (name, steps) in self.rows {
+            let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+            steps.iter().for_each(|(_, chain)| *count.entry(chain).or_default() += 1);
+            // What holds most often needs no elements.
+            let usual = count.into_iter().max_by_key(|(_, count)| *count).map(|(chain, _)| chain.to_owned());
+            let usual = usual.expect("a row has steps");
+            let element = |(range, chain): &(Range, String)| Element {
+                key: key(range.protocols.0, range.ports.0),
+                extent: Extent::Until(key(range.protocols.1, range.ports.1)),
+                target: Target::Verdict(Verdict::Goto(chain.clone())),
+            };
+            let elements: Vec<Element> = steps.iter().filter(|(_, chain)| *chain != usual).map(element).collect();
+            table.sets.insert(name.clone(), Set::new(ROW, elements));
+            table.rule(&name, Expressions::new().protocol_and_port(0).verdict_of(&name));
+            table.rule(&name, Expressions::new().verdict(&Verdict::Goto(usual)));
+        }
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn key(protocol: u8, port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    vec![protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+/// Emits the ranges of an interval: protocols without ports go around those with ports, and whatever their ports would be.
+fn ranges(protocols: Protocols, ports: (u16, u16), emit: &mut impl FnMut(Range)) {
+    let (first, last) = match protocols {
+        Protocols::One(protocol) => {
+            let number = protocol.number();
+            return emit(Range { protocols: (number, number), ports });
+        }
+        Protocols::Others(first, last) => (first, last),
+    };
+    let mut run: Option<(u8, u8)> = None;
+    for number in first..=last {
+        if Protocol::from_number(number).has_ports() {
+            run.take().into_iter().for_each(|protocols| emit(Range { protocols, ports: (0, u16::MAX) }));
+        } else {
+            run = Some((run.map_or(number, |(start, _)| start), number));
+        }
+    }
+    run.into_iter().for_each(|protocols| emit(Range { protocols, ports: (0, u16::MAX) }));
+}
