@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!   input, forward, output ──(by the tunnel's device; scope node: between workloads)──> tunnel ─> tunnel4, tunnel6
-//!     source lives here       -> egress4    @egress4[source]       = subject ┐
-//!     destination lives here  -> ingress4   @ingress4[destination] = subject ├─> @cells[subject . peer] ─> row
-//!                                           @peers4[other end]     = peer    ┘
+//!     source lives here       -> egress4     @to4[destination]   -> to4-7    @to4-7[source]          -> row
+//!     destination lives here  -> ingress4    @from4[source]      -> from4-7  @from4-7[destination]   -> row
+//!                                                                └> from4-far, -near, -own-node      -> row
 //!   row-N    protocol . port -> @row-N -> allow/west/NetworkPolicy/shop/db-in/ingress-0 (counts, returns)
 //!                                      -> deny/isolated-by-network-policy               (counts, drops)
 //! ```
 //!
-//! - A **subject** is what workloads of this node with the same rules share; a **peer** is a group that no rule tells apart.
-//!   `@outside4` has the ranges of addresses that nobody has. What is not in `@cells` goes by the kind of the peer (`@kinds`):
-//!   pending, near (own cluster and outside), far (another cluster), the node itself. So the table grows with rules and classes, and
-//!   with workloads by an element or two each.
+//! - A peer's address leads to its group (`to4-7`): what no rule tells apart. There the own end's address leads to the row of both.
+//!   A group that no own end tells from others is all peers of its kind: near (own cluster and outside), far (another cluster), the
+//!   node itself. So the table grows with rules and classes, and with workloads by an element or two each.
+//! - Addresses that nobody has are in ranges (`@to-outside4`), those that live here and are no workloads in `@own4`.
 //! - Everything is decided on the connection's own tuple as conntrack has it (`ct original`, `ct reply`), packet by packet: replies
 //!   and ICMP errors follow their connection, a translated destination counts as the backend that it is, and a change holds for
 //!   connections that exist. What has no connection is dropped.

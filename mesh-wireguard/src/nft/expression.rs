@@ -218,11 +218,6 @@ impl Expressions {
         })
     }
 
-    /// Looks what is in the registers from `from` on up in `map`, and loads what it leads to into the register `into`.
-    pub(crate) fn map(self, map: &str, from: u32, into: u32) -> Expressions {
-        self.add("lookup", |lookup| lookup.text(1, map).number(2, REGISTER + from).number(3, REGISTER + into))
-    }
-
     /// Takes the verdict that `map` has for what is in the registers from the first one on.
     pub(crate) fn verdict_of(self, map: &str) -> Expressions {
         self.lookup(map, Some(VERDICT_REGISTER))

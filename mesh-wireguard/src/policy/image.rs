@@ -7,13 +7,11 @@ use mesh_core::{CrossClusterDefault, Direction, PrefixMap};
 use mesh_dataplane::Local;
 use mesh_policy::{End, Known, PolicySet, ProfileHandle, WorkloadHandle};
 
-use super::chains;
-use super::numbers::{GroupKey, Kind, Numbers, SubjectKey};
-use super::rows::{Outcome, Rows};
+use super::chains::{self, Side};
+use super::numbers::{Group, Kind, Numbers};
+use super::rows::{Outcome, Rows, Subject};
 use crate::nft::table::{Set, Table};
 use crate::nft::{Element, Field, SetKind, Value, Verdict, address_bytes, ranges};
-
-const NUMBER: &[Field] = &[Field::Number];
 
 /// Returns the table for `policy` on a node.
 pub(super) fn table(policy: &PolicySet, local: &Local, device: &str, numbers: &mut Numbers) -> Table {
@@ -25,26 +23,28 @@ pub(super) fn table(policy: &PolicySet, local: &Local, device: &str, numbers: &m
         numbers,
         table: Table::default(),
         profiles: HashMap::new(),
-        groups: BTreeMap::new(),
-        subjects: BTreeMap::new(),
-        by_class: HashMap::new(),
+        peers: BTreeMap::new(),
+        workloads: BTreeMap::new(),
         rows: Rows::default(),
     };
-    image.addresses();
-    image.outside();
-    image.cells();
+    let known = image.addresses();
+    let outside = image.outside();
+    for side in Side::BOTH {
+        let led = image.side(side);
+        image.peers(side, &led, &known, &outside);
+    }
     image.exports();
     let Image { mut table, rows, .. } = image;
     rows.write(&mut table);
     for ipv4 in [true, false] {
-        let set = ranges(local.prefixes.iter().copied(), ipv4);
-        table.sets.insert(named("local", ipv4), Set::new(ranges_of(ipv4, Value::Nothing), set));
+        let elements = ranges(local.prefixes.iter().copied(), ipv4);
+        table.sets.insert(named("local", ipv4), Set::new(ranges_of(ipv4, Value::Nothing), elements));
     }
     chains::write(&mut table, device, local.scope);
     table
 }
 
-/// Returns a set's name for a family.
+/// Returns a name for a family.
 pub(super) fn named(name: &str, ipv4: bool) -> String {
     format!("{name}{}", if ipv4 { 4 } else { 6 })
 }
@@ -58,107 +58,140 @@ struct Image<'a> {
     numbers: &'a mut Numbers,
     table: Table,
     /// What the ends of a profile are as peers, apart from the own node's addresses.
-    profiles: HashMap<ProfileHandle, GroupKey>,
-    /// The groups that some address is in.
-    groups: BTreeMap<GroupKey, u32>,
-    /// The subjects that live here, each with a profile that has its rules.
-    subjects: BTreeMap<SubjectKey, (u32, ProfileHandle)>,
-    by_class: HashMap<u32, Vec<(Kind, u32)>>,
+    profiles: HashMap<ProfileHandle, Group>,
+    /// The groups that some address is in, by their class.
+    peers: BTreeMap<u32, BTreeSet<Group>>,
+    /// The workloads that live here: for each side the subjects that they are, with a profile and the addresses.
+    workloads: BTreeMap<Subject, (ProfileHandle, BTreeSet<IpAddr>)>,
     rows: Rows,
 }
 
+/// Groups with rows of their own for some subject, by their chains.
+type Led = BTreeMap<Group, String>;
+
 impl Image<'_> {
-    /// Writes who is behind which address: of all of them as peers, of those that live here as subjects.
-    fn addresses(&mut self) {
-        let mut peers = [Vec::new(), Vec::new()];
-        let mut subjects = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
-        let mut own: BTreeMap<WorkloadHandle, Vec<IpAddr>> = BTreeMap::new();
-        for (address, known) in self.policy.addresses() {
-            let family = usize::from(address.is_ipv6());
-            let key = address_bytes(address);
-            let group = self.group(address, &known);
-            peers[family].push(Element::data(key.clone(), number(group)));
-            let End::Workload(handle) = known.end else { continue };
+    /// Looks at who is behind which address; returns of each the group that it is in as a peer. Writes what lives here and is no
+    /// subject, and which addresses are one workload's.
+    fn addresses(&mut self) -> Vec<(IpAddr, Group)> {
+        let mut known = Vec::new();
+        let mut own = [Vec::new(), Vec::new()];
+        let mut same: BTreeMap<WorkloadHandle, Vec<IpAddr>> = BTreeMap::new();
+        for (address, who) in self.policy.addresses() {
+            known.push((address, self.group(address, &who)));
             if self.is_local.lookup(address).is_none() {
                 continue;
             }
-            own.entry(handle).or_default().push(address);
-            for direction in [Direction::Ingress, Direction::Egress] {
-                if let Some(subject) = self.subject(&known, direction) {
-                    subjects[side(direction)][family].push(Element::data(key.clone(), number(subject)));
+            let outcome = match who.end {
+                End::Workload(handle) => {
+                    same.entry(handle).or_default().push(address);
+                    if self.add_workload(address, &who) {
+                        continue;
+                    }
+                    // Of another cluster, whose policies are not asked here.
+                    Outcome::Pending
                 }
-            }
+                End::Pending => Outcome::Pending,
+                End::Node(_) | End::External => Outcome::NotPoliced,
+            };
+            let to = Verdict::Goto(self.rows.of(outcome));
+            own[usize::from(address.is_ipv6())].push(Element::verdict(address_bytes(address), to));
         }
-        for (family, peers) in peers.into_iter().enumerate() {
-            self.insert(&named("peers", family == 0), map_of(family == 0), peers);
-        }
-        for (name, families) in ["ingress", "egress"].into_iter().zip(subjects) {
-            for (family, elements) in families.into_iter().enumerate() {
-                self.insert(&named(name, family == 0), map_of(family == 0), elements);
-            }
+        for (family, own) in own.into_iter().enumerate() {
+            self.insert(&named("own", family == 0), verdicts_of(family == 0), own);
         }
         for ipv4 in [true, false] {
-            let of_family = |addresses: &Vec<IpAddr>| -> Vec<Vec<u8>> {
-                addresses.iter().filter(|address| address.is_ipv4() == ipv4).map(|address| address_bytes(*address)).collect()
-            };
-            let pairs = own.values().map(of_family).flat_map(|all| {
-                let others = all.clone();
-                all.into_iter().flat_map(move |a| others.clone().into_iter().map(move |b| Element::key([&a[..], &b].concat())))
-            });
-            let pairs: Vec<Element> = pairs.collect();
+            let pairs = same.values().flat_map(|all| all.iter().flat_map(move |a| all.iter().map(move |b| (*a, *b))));
+            let pairs = pairs.filter(|(a, b)| a.is_ipv4() == ipv4 && b.is_ipv4() == ipv4);
+            let pairs = pairs.map(|(a, b)| Element::key([address_bytes(a), address_bytes(b)].concat())).collect();
             let key: &'static [Field] = if ipv4 { &[Field::Ipv4, Field::Ipv4] } else { &[Field::Ipv6, Field::Ipv6] };
             self.insert(&named("self", ipv4), plain(key, Value::Nothing), pairs);
         }
+        known
     }
 
-    /// Writes what is known of the addresses that nobody has.
-    fn outside(&mut self) {
-        let mut elements = [Vec::new(), Vec::new()];
+    /// Looks at the addresses that nobody has: returns the starts of their ranges, and the group that each is in as a peer. Writes
+    /// what is so of those that live here.
+    fn outside(&mut self) -> Vec<(IpAddr, Group)> {
         let starts = self.policy.outside();
-        for (at, (start, known)) in starts.iter().enumerate() {
-            let ipv4 = start.is_ipv4();
-            let to = &mut elements[usize::from(!ipv4)];
-            if at > 0 && starts[at - 1].0.is_ipv4() == ipv4 {
-                to.push(Element::end(address_bytes(*start)));
-            }
-            let group = self.group(*start, known);
-            to.push(Element::data(address_bytes(*start), number(group)));
+        let mut own: Vec<(IpAddr, String)> = Vec::new();
+        for (start, known) in &starts {
+            let outcome = if known.end == End::Pending { Outcome::Pending } else { Outcome::NotPoliced };
+            own.push((*start, self.rows.of(outcome)));
         }
-        for (family, elements) in elements.into_iter().enumerate() {
-            let ipv4 = family == 0;
-            self.insert(&named("outside", ipv4), ranges_of(ipv4, Value::Fields(NUMBER)), elements);
-        }
+        self.insert_ranges("own-outside", &own);
+        starts.iter().map(|(start, known)| (*start, self.group(*start, known))).collect()
     }
 
-    /// Writes where each subject and group of peers is decided.
-    fn cells(&mut self) {
-        let kinds: Vec<Element> =
-            self.groups.iter().map(|(key, group)| Element::data(number(*group), number(key.kind().number()))).collect();
-        self.insert("kinds", plain(NUMBER, Value::Fields(NUMBER)), kinds);
-        let mut cells = Vec::new();
-        let cell =
-            |subject: u32, peer: u32, row: String| Element::verdict([number(subject), number(peer)].concat(), Verdict::Goto(row));
-        // Own ends that are no workloads: pending, or not policed.
-        for kind in Kind::ALL {
-            let outcome = if kind == Kind::Pending { Outcome::Pending } else { Outcome::NotPoliced };
-            for (own, outcome) in [(Kind::Pending, Outcome::Pending), (Kind::Near, outcome), (Kind::OwnNode, outcome)] {
-                cells.push(cell(own.number(), kind.number(), self.rows.of(outcome)));
-            }
-        }
-        for (key, (subject, profile)) in &self.subjects {
-            let (usual, others) = self.policy.rows(*profile, key.direction);
-            for kind in Kind::ALL {
-                let row = self.rows.of_row(self.policy, (*profile, key), usual, kind);
-                cells.push(cell(*subject, kind.number(), row));
+    /// Writes one side of connections: for each group of peers and each kind where every subject is decided. Returns the groups
+    /// that have rows of their own.
+    fn side(&mut self, side: Side) -> Led {
+        let mut usual: BTreeMap<(Kind, bool), Vec<Element>> = BTreeMap::new();
+        let mut own: BTreeMap<(Group, bool), Vec<Element>> = BTreeMap::new();
+        let subjects = self.workloads.iter().filter(|(subject, _)| subject.direction == side.direction());
+        for (subject, (profile, addresses)) in subjects {
+            let (row, others) = self.policy.rows(*profile, subject.direction);
+            let mut decided = |row, kind| Verdict::Goto(self.rows.of_row(self.policy, (*profile, subject), row, kind));
+            for kind in Kind::KNOWN {
+                let to = decided(row, kind);
+                for address in addresses {
+                    let element = Element::verdict(address_bytes(*address), to.clone());
+                    usual.entry((kind, address.is_ipv4())).or_default().push(element);
+                }
             }
             for (class, row) in others {
-                for (kind, group) in self.by_class.get(&class).into_iter().flatten() {
-                    let row = self.rows.of_row(self.policy, (*profile, key), row, *kind);
-                    cells.push(cell(*subject, *group, row));
+                for group in self.peers.get(&class).into_iter().flatten() {
+                    let to = decided(row, group.kind());
+                    for address in addresses {
+                        let element = Element::verdict(address_bytes(*address), to.clone());
+                        own.entry((group.clone(), address.is_ipv4())).or_default().push(element);
+                    }
                 }
             }
         }
-        self.insert("cells", plain(&[Field::Number, Field::Number], Value::Verdict), cells);
+        for kind in Kind::KNOWN {
+            for ipv4 in [true, false] {
+                let name = format!("{}-{}", side.peers(ipv4), kind.as_str());
+                let elements = usual.remove(&(kind, ipv4)).unwrap_or_default();
+                self.insert(&name, verdicts_of(ipv4), elements);
+                chains::kind(&mut self.table, &name, side, ipv4);
+            }
+        }
+        let mut led = Led::new();
+        for ((group, ipv4), elements) in own {
+            let suffix = led.entry(group.clone()).or_insert_with(|| self.numbers.of(&group).to_string()).clone();
+            let name = format!("{}-{suffix}", side.peers(ipv4));
+            self.insert(&name, verdicts_of(ipv4), elements);
+            chains::group(&mut self.table, &name, (side, ipv4), group.kind());
+        }
+        // A group may have subjects of one family only.
+        for (group, suffix) in &led {
+            for ipv4 in [true, false] {
+                let name = format!("{}-{suffix}", side.peers(ipv4));
+                if !self.table.chains.contains_key(&name) {
+                    chains::no_group(&mut self.table, &name, (side, ipv4), group.kind());
+                }
+            }
+        }
+        led
+    }
+
+    /// Writes where each peer leads.
+    fn peers(&mut self, side: Side, led: &Led, known: &[(IpAddr, Group)], outside: &[(IpAddr, Group)]) {
+        let pending = self.rows.of(Outcome::Pending);
+        let chain = |group: &Group, ipv4: bool| match led.get(group) {
+            _ if *group == Group::Pending => pending.clone(),
+            Some(suffix) => format!("{}-{suffix}", side.peers(ipv4)),
+            None => format!("{}-{}", side.peers(ipv4), group.kind().as_str()),
+        };
+        for ipv4 in [true, false] {
+            let of_family = known.iter().filter(|(address, _)| address.is_ipv4() == ipv4);
+            let element =
+                |(address, group): &(IpAddr, Group)| Element::verdict(address_bytes(*address), Verdict::Goto(chain(group, ipv4)));
+            let elements = of_family.map(element).collect();
+            self.insert(&side.peers(ipv4), verdicts_of(ipv4), elements);
+        }
+        let outside: Vec<_> = outside.iter().map(|(start, group)| (*start, chain(group, start.is_ipv4()))).collect();
+        self.insert_ranges(side.outside(), &outside);
     }
 
     /// Writes which ports are exported: of others to here, and of here to others.
@@ -168,11 +201,11 @@ impl Image<'_> {
         }
         let here = &self.local.node.cluster;
         let (mut to_here, mut from_here) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-        let mut importers: BTreeMap<BTreeSet<u32>, String> = BTreeMap::new();
+        let mut importers = BTreeSet::new();
         for export in self.policy.exports() {
-            let of_exporter = self.policy.known(export.address);
-            let End::Workload(_) = of_exporter.end else { continue };
-            if self.policy.profile(of_exporter.profile).cluster != Some(export.cluster) {
+            let behind = self.policy.known(export.address);
+            let End::Workload(_) = behind.end else { continue };
+            if self.policy.profile(behind.profile).cluster != Some(export.cluster) {
                 continue;
             }
             let family = usize::from(export.address.is_ipv6());
@@ -183,12 +216,11 @@ impl Image<'_> {
                     to_here[family].push(Element::key(key));
                 }
             } else if self.is_local.lookup(export.address).is_some() {
-                let groups =
-                    self.groups.iter().filter(|(key, _)| key.cluster().is_some_and(|from| export.importers.contains(from)));
-                let groups: BTreeSet<u32> = groups.map(|(_, group)| *group).collect();
-                let next = importers.len();
-                let chain = importers.entry(groups).or_insert_with(|| format!("importers-{next}"));
-                from_here[family].push(Element::verdict(key, Verdict::Goto(chain.clone())));
+                let clients = export.importers.iter().filter(|cluster| **cluster != here);
+                let names: Vec<&str> = clients.map(|cluster| cluster.as_str()).collect();
+                let chain = chains::importers_name(&names);
+                importers.insert((chain.clone(), export.importers));
+                from_here[family].push(Element::verdict(key, Verdict::Goto(named(&chain, family == 0))));
             }
         }
         for (family, (to_here, from_here)) in to_here.into_iter().zip(from_here).enumerate() {
@@ -200,79 +232,87 @@ impl Image<'_> {
             self.insert(&named("imported", ipv4), plain(key, Value::Nothing), to_here);
             self.insert(&named("exported", ipv4), plain(key, Value::Verdict), from_here);
         }
-        for (groups, chain) in importers {
-            let elements = groups.into_iter().map(|group| Element::key(number(group))).collect();
-            self.insert(&chain, plain(NUMBER, Value::Nothing), elements);
-            chains::importers(&mut self.table, &mut self.rows, &chain);
+        for (chain, clusters) in importers {
+            for ipv4 in [true, false] {
+                let name = named(&chain, ipv4);
+                let of_cluster = |(address, who): &(IpAddr, Known)| {
+                    let cluster = self.policy.profile(who.profile).cluster;
+                    address.is_ipv4() == ipv4
+                        && matches!(who.end, End::Workload(_))
+                        && cluster.is_some_and(|c| clusters.contains(c))
+                };
+                let clients = self.policy.addresses().filter(of_cluster);
+                let clients = clients.map(|(address, _)| Element::key(address_bytes(address))).collect();
+                self.insert(&name, plain(address_field(ipv4), Value::Nothing), clients);
+                chains::importers(&mut self.table, &mut self.rows, &name, ipv4);
+            }
         }
         chains::exports(&mut self.table, &mut self.rows);
     }
 
-    /// Returns the number of the group that an address is in as a peer.
-    fn group(&mut self, address: IpAddr, known: &Known) -> u32 {
-        let key = match known.end {
-            End::Pending => GroupKey::Pending,
+    /// Returns the group that an address is in as a peer.
+    fn group(&mut self, address: IpAddr, known: &Known) -> Group {
+        let group = match known.end {
+            End::Pending => return Group::Pending,
             End::Node(_) if self.own_node.contains(&address) => {
-                GroupKey::OwnNode { class: self.policy.profile(known.profile).class }
+                Group::OwnNode { class: self.policy.profile(known.profile).class }
             }
             _ => match self.profiles.get(&known.profile) {
-                Some(key) => key.clone(),
+                Some(group) => return group.clone(),
                 None => {
-                    let key = self.peer(known);
-                    self.profiles.insert(known.profile, key.clone());
-                    key
+                    let group = self.peer(known);
+                    self.profiles.insert(known.profile, group.clone());
+                    group
                 }
             },
         };
-        if let Some(group) = self.groups.get(&key) {
-            return *group;
+        if let Some(class) = group.class() {
+            self.peers.entry(class).or_default().insert(group.clone());
         }
-        let group = self.numbers.group(&key);
-        if let Some(class) = key.class() {
-            self.by_class.entry(class).or_default().push((key.kind(), group));
-        }
-        self.groups.insert(key, group);
         group
     }
 
-    fn peer(&self, known: &Known) -> GroupKey {
+    fn peer(&self, known: &Known) -> Group {
         let profile = self.policy.profile(known.profile);
         match profile.cluster {
-            Some(cluster) if *cluster != self.local.node.cluster => {
-                GroupKey::Far { class: profile.class, cluster: cluster.clone() }
-            }
-            _ => GroupKey::Near { class: profile.class },
+            Some(cluster) if *cluster != self.local.node.cluster => Group::Far { class: profile.class, cluster: cluster.clone() },
+            _ => Group::Near { class: profile.class },
         }
     }
 
-    /// Returns the number of a workload that lives here as a subject; none of one whose cluster does not live here.
-    fn subject(&mut self, known: &Known, direction: Direction) -> Option<u32> {
+    /// Notes a workload that lives here; tells whether it is one of the cluster that lives here.
+    fn add_workload(&mut self, address: IpAddr, known: &Known) -> bool {
         let profile = self.policy.profile(known.profile);
-        let workload = self.policy.workload(known.end)?;
+        let Some(workload) = self.policy.workload(known.end) else { return false };
         if profile.cluster != Some(&self.local.node.cluster) {
-            return None;
+            return false;
         }
         let on_own_node = workload.node == Some(&self.local.node);
-        let key = SubjectKey { ruleset: profile.rulesets[side(direction)], direction, on_own_node };
-        let numbers = &mut self.numbers;
-        Some(self.subjects.entry(key).or_insert_with(|| (numbers.subject(key), known.profile)).0)
+        for (ruleset, direction) in profile.rulesets.into_iter().zip([Direction::Ingress, Direction::Egress]) {
+            let subject = Subject { ruleset, direction, on_own_node };
+            self.workloads.entry(subject).or_insert_with(|| (known.profile, BTreeSet::new())).1.insert(address);
+        }
+        true
+    }
+
+    /// Writes ranges that follow each other and leave nothing out, by their starts, each with the chain that it leads to.
+    fn insert_ranges(&mut self, name: &str, starts: &[(IpAddr, String)]) {
+        for ipv4 in [true, false] {
+            let of_family = starts.iter().filter(|(start, _)| start.is_ipv4() == ipv4);
+            let mut elements = Vec::new();
+            for (start, chain) in of_family {
+                if !elements.is_empty() {
+                    elements.push(Element::end(address_bytes(*start)));
+                }
+                elements.push(Element::verdict(address_bytes(*start), Verdict::Goto(chain.clone())));
+            }
+            self.insert(&named(name, ipv4), ranges_of(ipv4, Value::Verdict), elements);
+        }
     }
 
     fn insert(&mut self, name: &str, kind: SetKind, elements: Vec<Element>) {
         self.table.sets.insert(name.to_owned(), Set::new(kind, elements));
     }
-}
-
-/// Returns the index of a direction in `[ingress, egress]`.
-pub(super) fn side(direction: Direction) -> usize {
-    match direction {
-        Direction::Ingress => 0,
-        Direction::Egress => 1,
-    }
-}
-
-pub(super) fn number(number: u32) -> Vec<u8> {
-    number.to_ne_bytes().to_vec()
 }
 
 fn plain(key: &'static [Field], value: Value) -> SetKind {
@@ -283,8 +323,8 @@ fn address_field(ipv4: bool) -> &'static [Field] {
     if ipv4 { &[Field::Ipv4] } else { &[Field::Ipv6] }
 }
 
-fn map_of(ipv4: bool) -> SetKind {
-    plain(address_field(ipv4), Value::Fields(NUMBER))
+fn verdicts_of(ipv4: bool) -> SetKind {
+    plain(address_field(ipv4), Value::Verdict)
 }
 
 fn ranges_of(ipv4: bool, value: Value) -> SetKind {

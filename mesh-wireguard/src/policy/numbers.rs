@@ -1,10 +1,11 @@
-//! The numbers that stand for subjects and groups of peers in the kernel's maps.
+//! Groups of peers, and the numbers that stand for them in the names of chains and maps.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use mesh_core::{ClusterName, Direction};
+use mesh_core::ClusterName;
 
-/// What decides how an end is treated where no tier of the policy does.
+/// What decides how a peer is treated where no tier of the policy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     /// Its identity is not known (yet).
@@ -18,63 +19,50 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 4] = [Kind::Pending, Kind::Near, Kind::Far, Kind::OwnNode];
+    /// The kinds of peers whose identity is known, or that have none.
+    pub(super) const KNOWN: [Kind; 3] = [Kind::Near, Kind::Far, Kind::OwnNode];
 
-    /// Returns the number that stands for all groups of the kind.
-    pub(super) fn number(self) -> u32 {
-        1 + self as u32
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Kind::Pending => "pending",
+            Kind::Near => "near",
+            Kind::Far => "far",
+            Kind::OwnNode => "own-node",
+        }
     }
 }
 
-/// Peers that nothing tells apart. The class means something in the sets of one compiler only.
+/// Peers that no rule tells apart. The class means something in the sets of one compiler only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum GroupKey {
+pub(super) enum Group {
     Pending,
     Near { class: u32 },
     Far { class: u32, cluster: ClusterName },
     OwnNode { class: u32 },
 }
 
-impl GroupKey {
+impl Group {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            GroupKey::Pending => Kind::Pending,
-            GroupKey::Near { .. } => Kind::Near,
-            GroupKey::Far { .. } => Kind::Far,
-            GroupKey::OwnNode { .. } => Kind::OwnNode,
+            Group::Pending => Kind::Pending,
+            Group::Near { .. } => Kind::Near,
+            Group::Far { .. } => Kind::Far,
+            Group::OwnNode { .. } => Kind::OwnNode,
         }
     }
 
     pub(super) fn class(&self) -> Option<u32> {
         match self {
-            GroupKey::Pending => None,
-            GroupKey::Near { class } | GroupKey::Far { class, .. } | GroupKey::OwnNode { class } => Some(*class),
+            Group::Pending => None,
+            Group::Near { class } | Group::Far { class, .. } | Group::OwnNode { class } => Some(*class),
         }
     }
-
-    /// Returns the other cluster that the peers are of.
-    pub(super) fn cluster(&self) -> Option<&ClusterName> {
-        match self {
-            GroupKey::Far { cluster, .. } => Some(cluster),
-            _ => None,
-        }
-    }
-}
-
-/// Workloads of this node with the same verdicts in one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SubjectKey {
-    pub(super) ruleset: u32,
-    pub(super) direction: Direction,
-    /// Their node is this one, also by their own account.
-    pub(super) on_own_node: bool,
 }
 
 /// The numbers given so far: a change of the policy keeps those of what stays, so that it costs what changed.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    groups: HashMap<GroupKey, Given>,
-    subjects: HashMap<SubjectKey, Given>,
+    given: HashMap<Group, Given>,
     last: u32,
     round: u64,
 }
@@ -86,9 +74,6 @@ struct Given {
     round: u64,
 }
 
-/// The numbers below stand for kinds.
-const FIRST: u32 = 16;
-
 impl Numbers {
     /// Begins another table.
     pub(super) fn begin(&mut self) {
@@ -98,26 +83,19 @@ impl Numbers {
     /// Ends a table: forgets what it does not have.
     pub(super) fn end(&mut self) {
         let round = self.round;
-        self.groups.retain(|_, given| given.round == round);
-        self.subjects.retain(|_, given| given.round == round);
+        self.given.retain(|_, given| given.round == round);
     }
 
-    pub(super) fn group(&mut self, key: &GroupKey) -> u32 {
-        let Numbers { groups, last, round, .. } = self;
-        give(groups.entry(key.clone()), last, *round)
+    /// Returns the number of a group.
+    pub(super) fn of(&mut self, group: &Group) -> u32 {
+        let given = match self.given.entry(group.clone()) {
+            Entry::Occupied(given) => given.into_mut(),
+            Entry::Vacant(place) => {
+                self.last += 1;
+                place.insert(Given { number: self.last, round: self.round })
+            }
+        };
+        given.round = self.round;
+        given.number
     }
-
-    pub(super) fn subject(&mut self, key: SubjectKey) -> u32 {
-        let Numbers { subjects, last, round, .. } = self;
-        give(subjects.entry(key), last, *round)
-    }
-}
-
-fn give<K>(entry: std::collections::hash_map::Entry<'_, K, Given>, last: &mut u32, round: u64) -> u32 {
-    let given = entry.or_insert_with(|| {
-        *last = (*last).max(FIRST) + 1;
-        Given { number: *last, round }
-    });
-    given.round = round;
-    given.number
 }

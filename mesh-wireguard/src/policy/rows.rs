@@ -6,12 +6,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use mesh_core::{CrossClusterDefault, Direction, Protocol, Reason, RuleName, Verdict as PolicyVerdict};
 use mesh_policy::{Interval, PolicySet, ProfileHandle, Protocols, Row};
 
-use super::numbers::{Kind, SubjectKey};
+use super::chains::Side;
+use super::numbers::Kind;
 use crate::nft::table::{Set, Table};
 use crate::nft::{Element, Expressions, Extent, Field, SetKind, Target, Value, Verdict};
 
-/// Where exports are looked up, by the side that is decided.
-pub(super) const EXPORTS: [&str; 2] = ["exports-in", "exports-out"];
+/// What workloads of this node with the same verdicts on one side share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Subject {
+    pub(super) ruleset: u32,
+    pub(super) direction: Direction,
+    /// Their node is this one, also by their own account.
+    pub(super) on_own_node: bool,
+}
 
 const ROW: SetKind = SetKind { key: &[Field::Protocol, Field::Port], value: Value::Verdict, ranges: true, fixed: false };
 
@@ -28,7 +35,7 @@ pub(super) enum Outcome {
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     rows: BTreeMap<String, Vec<(Range, String)>>,
-    known: HashMap<(u32, Direction, bool, Row, Kind), String>,
+    known: HashMap<(Subject, Row, Kind), String>,
     verdicts: BTreeMap<String, (bool, String)>,
 }
 
@@ -55,14 +62,11 @@ impl Rows {
     pub(super) fn of_row(
         &mut self,
         policy: &PolicySet,
-        (profile, subject): (ProfileHandle, &SubjectKey),
+        (profile, subject): (ProfileHandle, &Subject),
         row: Row,
         kind: Kind,
     ) -> String {
-        if kind == Kind::Pending {
-            return self.of(Outcome::Pending);
-        }
-        let key = (subject.ruleset, subject.direction, subject.on_own_node, row, kind);
+        let key = (*subject, row, kind);
         if let Some(name) = self.known.get(&key) {
             return name.clone();
         }
@@ -86,13 +90,13 @@ impl Rows {
     }
 
     /// Returns where a verdict of the tiers leads, for peers of one kind.
-    fn outcome(&mut self, policy: &PolicySet, verdict: PolicyVerdict<RuleName>, subject: &SubjectKey, kind: Kind) -> String {
+    fn outcome(&mut self, policy: &PolicySet, verdict: PolicyVerdict<RuleName>, subject: &Subject, kind: Kind) -> String {
         let (settings, between) = policy.settings();
         match (verdict.reason(), kind) {
             (Reason::Default, Kind::Far) => match between {
                 CrossClusterDefault::Allow => self.of(Outcome::FleetDefault),
                 CrossClusterDefault::Deny => self.of(Outcome::NotExported),
-                CrossClusterDefault::Exports => EXPORTS[super::image::side(subject.direction)].to_owned(),
+                CrossClusterDefault::Exports => Side::of(subject.direction).exports().to_owned(),
             },
             (Reason::Isolated, Kind::OwnNode) => {
                 let allowed = match subject.direction {
