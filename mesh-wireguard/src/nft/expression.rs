@@ -211,7 +211,7 @@ impl Expressions {
     }
 
     /// Holds where what is in the registers from `from` on is in `set`, or not in it.
-    pub(crate) fn is_in(self, set: &str, from: u32, is: bool) -> Expressions {
+    pub(crate) fn within(self, set: &str, from: u32, is: bool) -> Expressions {
         self.add("lookup", |lookup| {
             lookup.text(1, set).number(2, REGISTER + from);
             if is { lookup } else { lookup.number(5, 1) }

@@ -100,24 +100,24 @@ pub(super) fn write(table: &mut Table, device: &str, scope: Scope) {
         let set = |name| named(name, ipv4);
         if scope == Scope::Node {
             // By the packet's own addresses: what has no connection has no other ones.
-            let from_here = own().packet_source(ipv4, ADDRESS).is_in(&set("local"), ADDRESS, true);
-            let both = from_here.packet_destination(ipv4, ADDRESS).is_in(&set("local"), ADDRESS, true);
+            let from_here = own().packet_source(ipv4, ADDRESS).within(&set("local"), ADDRESS, true);
+            let both = from_here.packet_destination(ipv4, ADDRESS).within(&set("local"), ADDRESS, true);
             table.rule("forward", both.verdict(&Verdict::Goto(TUNNEL.into())));
         }
         table.rule(TUNNEL, own().verdict(&Verdict::Goto(set(TUNNEL))));
 
         let chain = set(TUNNEL);
         let rule = Expressions::new;
-        let stranger = own().output(device).packet_source(ipv4, ADDRESS).is_in(&set("local"), ADDRESS, false);
+        let stranger = own().output(device).packet_source(ipv4, ADDRESS).within(&set("local"), ADDRESS, false);
         table.rule(&chain, drop(stranger, "spoofed"));
-        let elsewhere = own().input(device, true).packet_destination(ipv4, ADDRESS).is_in(&set("local"), ADDRESS, false);
+        let elsewhere = own().input(device, true).packet_destination(ipv4, ADDRESS).within(&set("local"), ADDRESS, false);
         table.rule(&chain, drop(elsewhere, "not-local"));
         let after = if ipv4 { 1 } else { 4 };
         let itself = rule().end(End::Source, ipv4, ADDRESS).end(End::Destination, ipv4, ADDRESS + after);
-        let itself = itself.is_in(&set("self"), ADDRESS, true).counter().verdict(&Verdict::Accept);
+        let itself = itself.within(&set("self"), ADDRESS, true).counter().verdict(&Verdict::Accept);
         table.rule(&chain, itself.comment("allow: own-address"));
         for side in Side::BOTH {
-            let lives_here = rule().end(side.own(), ipv4, ADDRESS).is_in(&set("local"), ADDRESS, true);
+            let lives_here = rule().end(side.own(), ipv4, ADDRESS).within(&set("local"), ADDRESS, true);
             table.rule(&chain, lives_here.verdict(&Verdict::Jump(set(side.as_str()))));
             for map in [side.peers(ipv4), named(side.outside(), ipv4)] {
                 table.rule(&set(side.as_str()), rule().end(side.peer(), ipv4, 0).verdict_of(&map));
@@ -159,7 +159,7 @@ pub(super) fn exports(table: &mut Table, rows: &mut Rows) {
             Expressions::new().family(ipv4).end(End::Destination, ipv4, 0).protocol_and_port(after)
         };
         table.rule(Side::Ingress.exports(), port().verdict_of(&named("exported", ipv4)));
-        let imported = port().is_in(&named("imported", ipv4), 0, true);
+        let imported = port().within(&named("imported", ipv4), 0, true);
         table.rule(Side::Egress.exports(), imported.verdict(&Verdict::Goto(allowed.clone())));
     }
     for side in Side::BOTH {
@@ -177,7 +177,7 @@ pub(super) fn importers_name(clusters: &[&str]) -> String {
 
 /// Writes that chain, which asks the set of the same name.
 pub(super) fn importers(table: &mut Table, rows: &mut Rows, name: &str, ipv4: bool) {
-    let client = Expressions::new().end(End::Source, ipv4, 0).is_in(name, 0, true);
+    let client = Expressions::new().end(End::Source, ipv4, 0).within(name, 0, true);
     table.rule(name, client.verdict(&Verdict::Goto(rows.of(Outcome::FleetDefault))));
     table.rule(name, Expressions::new().verdict(&Verdict::Goto(rows.of(Outcome::NotExported))));
 }
