@@ -17,7 +17,10 @@ shift
 
 # One guest at a time: each takes all processors.
 exec 9>"${TMPDIR:-/tmp}/landbridge-guest-$(id -u).lock"
-flock 9
+flock -n 9 || {
+    echo "guest: waiting for the end of another one" >&2
+    flock 9
+}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tree=$work/tree
@@ -47,13 +50,17 @@ cat "$guest_dir/base.cpio" "$work/job.cpio" >"$work/initramfs"
 rm -r "$tree" "$work/job.cpio"
 
 # The exit code comes through a file: QEMU itself succeeds also after a panic of the guest. Newer kernels than Debian 12's do
-# not start with the emulated cmpxchg16b, and no machine but q35 starts with all of them.
+# not start with the emulated cmpxchg16b, and no machine but q35 starts with all of them. Without tsc=reliable the clock is the
+# emulated HPET, for which all processors wait. A processor that is stuck for two minutes ends the guest, with everybody's
+# stacks, long before the deadline would.
+options="console=ttyS0 quiet panic=-1 mitigations=off nowatchdog no_timer_check tsc=reliable"
+options+=" rcupdate.rcu_cpu_stall_timeout=120 sysctl.kernel.panic_on_rcu_stall=1 panic_print=64"
 seconds=${MESH_GUEST_SECONDS:-1800}
 ended=0
 timeout --foreground "$seconds" qemu-system-x86_64 -M q35 -accel tcg -cpu qemu64,-cx16,+rdrand \
     -smp "${MESH_GUEST_CPUS:-2}" -m "${MESH_GUEST_MEMORY:-1024}" -nodefaults -no-user-config -display none -no-reboot \
     -serial stdio -serial "file:$work/code" -kernel "$guest_dir/kernel/vmlinuz" -initrd "$work/initramfs" \
-    -append "console=ttyS0 quiet panic=-1 mitigations=off nowatchdog" </dev/null 2>&1 | sed -u 's/\r$//' || ended=$?
+    -append "$options" </dev/null 2>&1 | sed -u 's/\r$//' || ended=$?
 code=$(tr -d '\r\n' <"$work/code" 2>/dev/null || true)
 [[ $code =~ ^[0-9]+$ ]] && exit "$code"
 [ "$ended" -ne 124 ] || fail "given up after $seconds s (MESH_GUEST_SECONDS)"

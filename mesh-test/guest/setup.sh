@@ -15,12 +15,11 @@ modules=(wireguard tun veth bridge br_netfilter vxlan dummy ifb sctp vrf 'nf_*' 
 [ "$(uname -m)" = x86_64 ] || fail "only an x86_64 guest is known here, and this machine is $(uname -m)"
 missing=()
 for program in "${!package[@]}"; do
-    command -v "$program" >/dev/null || missing+=("${package[$program]}")
+    name=${package[$program]}
+    command -v "$program" >/dev/null || [[ " ${missing[*]} " == *" $name "* ]] || missing+=("$name")
 done
-if [ ${#missing[@]} -gt 0 ]; then
-    fail "not installed: $(printf '%s\n' "${missing[@]}" | sort -u | xargs)" \
-        "install them: apt-get install --no-install-recommends $(printf '%s\n' "${missing[@]}" | sort -u | xargs)"
-fi
+[ ${#missing[@]} -eq 0 ] ||
+    fail "not installed: ${missing[*]}" "install them: apt-get install --no-install-recommends ${missing[*]}"
 
 mkdir -p "$guest_dir"
 exec 8>"$guest_dir/lock"
