@@ -184,11 +184,9 @@ impl<S: Session> Engine<S> {
             if let Message::Response { receiver } = message {
                 // The answer to a call that a later handshake has overtaken leads to keys that the peer may have lost since. It is
                 // nobody's fault: both may have called at once.
-                if link.overtaken.contains(&Some(receiver)) {
-                    return Ok(());
-                }
                 if !link.calls.contains(&Some(receiver)) {
-                    return Err(Refusal::NoSession);
+                    let is_overtaken = link.overtaken.contains(&Some(receiver));
+                    return if is_overtaken { Ok(()) } else { Err(Refusal::NoSession) };
                 }
             }
             let step = link.session.decapsulate(source.ip(), datagram, out.datagrams.spare(datagram.len() + ROOM));
@@ -201,6 +199,7 @@ impl<S: Session> Engine<S> {
                 }
                 _ => {}
             }
+            let crosses = link.answered.is_some();
             if matches!(message, Message::Initiation { .. }) {
                 link.answered = Some(now.time);
             }
@@ -210,6 +209,9 @@ impl<S: Session> Engine<S> {
             self.emit_by(index, step, now, out);
             if let Message::Response { receiver } = message {
                 self.confirm(index, receiver, now, out);
+                if crosses {
+                    self.cross(index, now, out);
+                }
             }
             return Ok(());
         };
@@ -276,7 +278,7 @@ impl<S: Session> Engine<S> {
     /// Notes that the peer has the keys of a new handshake: they are used from now on, and what was kept back goes out.
     fn confirm(&mut self, index: u32, receiver: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
-        (link.confirmed, link.answered, link.last_handshake) = (Some(receiver), None, Some(now.wall));
+        (link.confirmed, link.answered, link.crossed, link.last_handshake) = (Some(receiver), None, None, Some(now.wall));
         link.overtaken = std::mem::take(&mut link.calls);
         link.heard = now.time;
         for claimant in &link.claimants {

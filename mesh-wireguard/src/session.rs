@@ -42,6 +42,9 @@ pub trait LocalKey: Send {
     /// What it opens.
     type Session: Session<Local = Self>;
 
+    /// Returns the key by which peers know the node.
+    fn public(&self) -> WireGuardKey;
+
     /// Opens a session with the owner of `peer`; `index` is below [`MAX_SESSIONS`] and no other live session's.
     fn open(&self, peer: &WireGuardKey, index: u32) -> Self::Session;
 

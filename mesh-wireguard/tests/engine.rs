@@ -297,6 +297,54 @@ fn an_answer_that_a_later_handshake_has_overtaken_is_refused() {
     assert_eq!(pair.carry(0, &packet(0, 1, true, 101)).len(), 1, "the keys are those that B has");
 }
 
+/// A's call is answered by B, which loses its sessions and calls in its turn. A answers that, and only then the first answer
+/// arrives: A goes over to keys that B has lost, and hears it by others. It was seed 99328 of the simulator.
+#[test]
+fn the_answer_of_a_former_life_that_crosses_a_call_of_the_next_does_not_last() {
+    for restarted in 0..2 {
+        let keys = node_keys();
+        let mut pair = boring(keys.clone());
+        pair.introduce();
+        let (a, b) = (1 - restarted, restarted);
+        pair.outputs[b].clear();
+        pair.pass(a);
+        let mut held = Datagrams::new();
+        pair.outputs[b].datagrams.iter().for_each(|(_, bytes)| held.push(pair.addresses[b], bytes));
+        assert_eq!(held.len(), 1);
+        pair.replace(b, BoringKey::new(keys[b].clone()));
+        pair.set_peer(b, a, PeerKeys { current: keys[a].public(), next: None });
+        pair.pass(b);
+        // A's session has to see time pass: boringtun takes the younger of two handshakes, and reads its clock here only.
+        pair.wait(Duration::from_millis(250));
+        let now = pair.now;
+        pair.engines[a].handle_udp(&held, now, &mut pair.outputs[a]);
+        pair.settle();
+        for _ in 0..8 {
+            pair.wait(Duration::from_millis(250));
+            pair.settle();
+        }
+        assert_eq!(pair.carry(a, &packet(a, b, true, 100)).len(), 1, "node {b} restarted");
+        assert_eq!(pair.carry(b, &packet(b, a, true, 100)).len(), 1, "node {b} restarted");
+    }
+}
+
+#[test]
+fn calls_that_cross_are_settled_by_a_third_one() {
+    let mut pair = boring(node_keys());
+    pair.introduce();
+    pair.exchange();
+    pair.exchange();
+    let handshakes = |pair: &Pair<BoringSession>| pair.engines.each_ref().map(|engine| engine.stats().engine.handshakes);
+    assert_eq!(handshakes(&pair), [1, 1], "each has the answer to its own call");
+    pair.settle();
+    assert_eq!(handshakes(&pair), [2, 2]);
+    for _ in 0..8 {
+        pair.wait(Duration::from_millis(250));
+        pair.settle();
+    }
+    assert_eq!(handshakes(&pair), [2, 2], "and no more");
+}
+
 #[test]
 fn a_peer_that_switches_to_its_next_key_is_followed() {
     let [a, b] = node_keys();

@@ -327,6 +327,10 @@ impl Session for SimSession {
 impl LocalKey for SimKey {
     type Session = SimSession;
 
+    fn public(&self) -> WireGuardKey {
+        self.own
+    }
+
     fn open(&self, peer: &WireGuardKey, index: u32) -> SimSession {
         SimSession {
             own: self.own,

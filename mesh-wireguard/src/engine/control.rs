@@ -132,6 +132,7 @@ impl<S: Session> Engine<S> {
             heard: now.time,
             confirmed: None,
             answered: None,
+            crossed: None,
             last_handshake: None,
             calls: [None; 2],
             overtaken: [None; 2],
@@ -172,6 +173,22 @@ impl<S: Session> Engine<S> {
         peer.sent(sent, now);
     }
 
+    /// Notes that two calls crossed: an answer came after a call of the peer's was answered.
+    ///
+    /// Most often both sides have the keys of both handshakes. But where the peer lost its sessions between its answer and its
+    /// call, this side has just gone over to keys that the peer does not have, and would not notice: it hears the peer by the
+    /// keys of the other handshake. So there is a third one. The side with the lower key begins it at once and the other one
+    /// later, if need be, lest these calls cross as well.
+    pub(super) fn cross(&mut self, index: u32, now: Now, out: &mut Output) {
+        let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
+        link.crossed = Some(now.time);
+        let peer = |handle: &PeerHandle| self.peers.get(handle.0 as usize).and_then(Option::as_ref);
+        let caller = link.claimants.iter().copied().find(|it| peer(it).is_some_and(|peer| peer.spec.keys.current == link.key));
+        if let Some(handle) = caller.filter(|_| self.local.public() < link.key) {
+            self.handshake(index, handle, now, out);
+        }
+    }
+
     /// Asks one session what time asks of it.
     pub(super) fn tick(&mut self, index: u32, now: Now, out: &mut Output) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
@@ -183,9 +200,10 @@ impl<S: Session> Engine<S> {
         }
         let Some(Some(link)) = self.links.get(index as usize) else { return };
         // An answer that leads to nothing (it was lost, or what confirms it, or its initiation was an old one sent again) ends the
-        // waiting. The keys before it are no comfort then: who calls may have lost them.
-        let waits = link.answered.is_some_and(|at| now.time.since(at) < RETRY);
-        let is_heard = link.confirmed.is_some() && link.answered.is_none() && now.time.since(link.heard) < SILENCE;
+        // waiting. The keys before it are no comfort then: who calls may have lost them. Nor are those of calls that crossed.
+        let unsettled = link.answered.or(link.crossed);
+        let waits = unsettled.is_some_and(|at| now.time.since(at) < RETRY);
+        let is_heard = link.confirmed.is_some() && unsettled.is_none() && now.time.since(link.heard) < SILENCE;
         let (key, is_confirmed, count) = (link.key, link.confirmed.is_some(), link.claimants.len());
         for at in 0..count {
             let Some(handle) = self.links[index as usize].as_ref().and_then(|link| link.claimants.get(at).copied()) else {

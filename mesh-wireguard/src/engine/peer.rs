@@ -51,6 +51,8 @@ pub(super) struct Link<S> {
     pub(super) confirmed: Option<u32>,
     /// When an initiation was answered, where the holder has not used the new keys yet.
     pub(super) answered: Option<Time>,
+    /// When an answer was taken while that was so: two handshakes came about at once, and a third one settles it.
+    pub(super) crossed: Option<Time>,
     pub(super) last_handshake: Option<WallTime>,
     /// The indices of the last initiations that may still be answered: none from before the latest handshake.
     pub(super) calls: [Option<u32>; 2],

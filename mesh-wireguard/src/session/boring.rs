@@ -64,6 +64,10 @@ impl BoringKey {
 impl LocalKey for BoringKey {
     type Session = BoringSession;
 
+    fn public(&self) -> WireGuardKey {
+        WireGuardKey(self.public.to_bytes())
+    }
+
     fn open(&self, peer: &WireGuardKey, index: u32) -> BoringSession {
         let limiter = Some(self.limiter.clone());
         BoringSession(Tunn::new(self.key.secret().clone(), PublicKey::from(peer.0), None, None, index, limiter))

@@ -84,6 +84,10 @@ pub struct PlainKey(pub WireGuardKey);
 impl LocalKey for PlainKey {
     type Session = PlainSession;
 
+    fn public(&self) -> WireGuardKey {
+        self.0
+    }
+
     fn open(&self, _peer: &WireGuardKey, index: u32) -> PlainSession {
         PlainSession { own: self.0, index: index << 8, remote: None, sent: 0, expected: 0 }
     }

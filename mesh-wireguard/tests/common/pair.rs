@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::{Change, NodeId, Now, Prefix, Settings, State, StateConfig, Time, Trust, WallTime, WireGuardKey};
 use mesh_dataplane::{Local, Op, Peer, PeerKeys, Scope};
@@ -84,6 +85,23 @@ impl<S: Session> Pair<S> {
         arriving.for_each(|(_, bytes)| wire.push(self.addresses[from], bytes));
         self.outputs[from].datagrams.clear();
         self.engines[1 - from].handle_udp(&wire, self.now, &mut self.outputs[1 - from]);
+    }
+
+    /// Carries what both engines have to say now to the other one: it crosses on the way.
+    pub(crate) fn exchange(&mut self) {
+        let said = std::mem::take(&mut self.outputs[1]);
+        self.pass(0);
+        let answers = std::mem::replace(&mut self.outputs[1], said);
+        self.pass(1);
+        self.outputs[1] = answers;
+    }
+
+    /// Lets time pass for both engines.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now.time = self.now.time + time;
+        for (engine, output) in self.engines.iter_mut().zip(&mut self.outputs) {
+            engine.handle_timeout(self.now, output);
+        }
     }
 
     /// Carries datagrams to and fro until there is none, those to other addresses into the void; returns the packets that came
