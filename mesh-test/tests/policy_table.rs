@@ -1,6 +1,8 @@
 //! The nftables policy table against the compiled policy: real packets through the kernel's forwarding, every scenario.
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+#[path = "policy_table/changes.rs"]
+mod changes;
 #[path = "policy_table/fleet.rs"]
 mod fleet;
 #[path = "../../mesh-wireguard/tests/common/netns.rs"]

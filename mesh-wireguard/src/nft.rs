@@ -13,6 +13,7 @@ use crate::netlink::attributes::{Attributes, find, next_message, push_message};
 use crate::netlink::{Netlink, NetlinkError};
 
 pub(crate) mod expression;
+pub(crate) mod read;
 pub(crate) mod table;
 
 pub(crate) use self::expression::{End, Expressions, Verdict};
@@ -21,10 +22,8 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
-const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
-const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
 const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
 const DELETE_RULE: u16 = SUBSYSTEM << 8 | 8;
@@ -386,32 +385,6 @@ fn describe(mut bytes: &[u8], number: u32) -> String {
     format!("message {number}")
 }
 
-/// Returns the names of the chains of `table`.
-pub(crate) fn chains(netlink: &mut Netlink, table: &str) -> Result<Vec<String>, NetlinkError> {
-    let mut bytes = Vec::new();
-    let flags = REQUEST | libc::NLM_F_DUMP as u16;
-    push_message(&mut bytes, GET_CHAIN, flags, 1, [&[FAMILY_INET, 0, 0, 0], &[]]);
-    let text = |chain: &[u8], kind| Some(String::from_utf8_lossy(find(chain, kind)?.strip_suffix(&[0])?).into_owned());
-    let answers = netlink.transact("list the chains", &bytes, 1)?;
-    let chains = answers.iter().filter_map(|answer| answer.get(4..));
-    let of_table = chains.filter(|chain| text(chain, TABLE_NAME).as_deref() == Some(table));
-    Ok(of_table.filter_map(|chain| text(chain, 3)).collect())
-}
-
-/// Returns the comment of `table`: `None` where there is no table, an inner `None` where it has no comment.
-pub(crate) fn comment(netlink: &mut Netlink, table: &str) -> Result<Option<Option<String>>, NetlinkError> {
-    let mut name = Attributes::default();
-    name.text(TABLE_NAME, table);
-    let mut bytes = Vec::new();
-    push_message(&mut bytes, GET_TABLE, REQUEST | ACK, 1, [&[FAMILY_INET, 0, 0, 0], name.as_bytes()]);
-    let answers = match netlink.transact("read nftables", &bytes, 1) {
-        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
-        other => other?,
-    };
-    let table = answers.first().and_then(|answer| answer.get(4..));
-    Ok(table.map(|table| find(table, TABLE_USERDATA).and_then(read_comment)))
-}
-
 /// Returns the prefixes of one family as disjoint ranges: each start, and the address after each end.
 pub(crate) fn ranges(prefixes: impl Iterator<Item = Prefix>, ipv4: bool) -> Vec<Element> {
     let number = |address: IpAddr| match address {
@@ -438,12 +411,6 @@ pub(crate) fn ranges(prefixes: impl Iterator<Item = Prefix>, ipv4: bool) -> Vec<
     elements
 }
 
-fn read_comment(userdata: &[u8]) -> Option<String> {
-    let [0, len, rest @ ..] = userdata else { return None };
-    let text = rest.get(..usize::from(*len))?.strip_suffix(&[0])?;
-    String::from_utf8(text.to_vec()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -461,13 +428,5 @@ mod tests {
         };
         assert_eq!(shown(true), ["[10, 1, 0, 0]", "![10, 1, 2, 0]", "[10, 9, 0, 0]", "![10, 10, 0, 0]", "[255, 0, 0, 0]"]);
         assert_eq!(shown(false).len(), 2);
-    }
-
-    #[test]
-    fn comments_round_trip_and_foreign_ones_are_told_apart() {
-        assert_eq!(read_comment(&[0, 3, b'h', b'i', 0]), Some("hi".into()));
-        for other in [&[][..], &[0], &[1, 2, b'x', 0], &[0, 9, b'x', 0], &[0, 1, b'x']] {
-            assert_eq!(read_comment(other), None);
-        }
     }
 }

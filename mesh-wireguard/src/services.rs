@@ -118,7 +118,7 @@ impl ServiceRules {
 
     /// Returns the comment of our table, `None` where there is no table.
     fn comment(&mut self) -> Result<Option<String>, ServicesError> {
-        let comment = nft::comment(&mut self.0, NFT_TABLE)?;
+        let comment = nft::read::comment(&mut self.0, NFT_TABLE)?;
         let ours = |comment: Option<String>| comment.filter(|comment| comment.starts_with(COMMENT));
         comment.map(|comment| ours(comment).ok_or(ServicesError::ForeignTable)).transpose()
     }

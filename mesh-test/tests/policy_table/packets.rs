@@ -20,6 +20,55 @@ pub(crate) fn opening(tuple: &FiveTuple, id: u16) -> Vec<u8> {
         Protocol::Other(58) => transport = vec![128, 0, 0, 0, (id >> 8) as u8, id as u8, 0, 1],
         Protocol::Other(_) => transport.extend([0; 8]),
     }
+    packet(tuple, transport)
+}
+
+/// Returns a TCP segment without data.
+pub(crate) fn tcp(tuple: &FiveTuple, flags: u8, sequence: u8, acknowledged: u8) -> Vec<u8> {
+    let [from, to] = [tuple.source_port, tuple.destination_port].map(u16::to_be_bytes);
+    let mut segment = [from, to].concat();
+    segment.extend([0, 0, 0, sequence, 0, 0, 0, acknowledged, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    packet(tuple, segment)
+}
+
+/// Returns an ICMP error of `from` about a packet.
+pub(crate) fn icmp_error(about: &[u8], from: IpAddr) -> Vec<u8> {
+    let quoted = read(about).expect("a packet of a connection");
+    let mut message = vec![3, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(&about[..28]);
+    let ends =
+        FiveTuple { source: from, destination: quoted.source, protocol: Protocol::Other(1), source_port: 0, destination_port: 0 };
+    packet(&ends, message)
+}
+
+/// Cuts an IPv4 packet into fragments of `len` bytes of payload, a multiple of eight.
+pub(crate) fn fragments(whole: &[u8], len: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = whole.split_at(20);
+    let count = payload.len().div_ceil(len);
+    let cut = |(at, part): (usize, &[u8])| {
+        let mut header = header.to_vec();
+        header[2..4].copy_from_slice(&((20 + part.len()) as u16).to_be_bytes());
+        header[4..6].copy_from_slice(&7u16.to_be_bytes());
+        let more = if at + 1 < count { 0x2000 } else { 0 };
+        header[6..8].copy_from_slice(&(more | (at * len / 8) as u16).to_be_bytes());
+        header[10..12].copy_from_slice(&[0, 0]);
+        let sum = checksum(&header);
+        header[10..12].copy_from_slice(&sum);
+        header.extend(part);
+        header
+    };
+    payload.chunks(len).enumerate().map(cut).collect()
+}
+
+/// Returns the checksum of an IPv4 header, which is zero there.
+fn checksum(header: &[u8]) -> [u8; 2] {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
+}
+
+/// Puts a header before what a transport says.
+fn packet(tuple: &FiveTuple, transport: Vec<u8>) -> Vec<u8> {
     let len = transport.len() as u16;
     let mut packet = match (tuple.source, tuple.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -27,10 +76,8 @@ pub(crate) fn opening(tuple: &FiveTuple, id: u16) -> Vec<u8> {
             let mut header = vec![0x45, 0, high, low, 0, 0, 0, 0, 64, tuple.protocol.number(), 0, 0];
             header.extend(source.octets());
             header.extend(destination.octets());
-            let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-            let folded = (sum & 0xffff) + (sum >> 16);
-            let checksum = !(((folded & 0xffff) + (folded >> 16)) as u16);
-            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            let sum = checksum(&header);
+            header[10..12].copy_from_slice(&sum);
             header
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -65,4 +112,9 @@ pub(crate) fn read(packet: &[u8]) -> Option<FiveTuple> {
     let port = |at: usize| Some(u16::from_be_bytes([*transport.get(at)?, *transport.get(at + 1)?]));
     let (source_port, destination_port) = if protocol.has_ports() { (port(0)?, port(2)?) } else { (0, 0) };
     Some(FiveTuple { source, destination, protocol, source_port, destination_port })
+}
+
+/// Tells whether a packet is what the kernel says of itself on a device: IPv6's solicitations and reports.
+pub(crate) fn is_of_the_kernel(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 6 && packet[8..10] == [0xfe, 0x80]
 }

@@ -1,6 +1,6 @@
 //! A node's forwarding without a tunnel: the tunnel's device and the workloads' device are TUNs in the test's hands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 
 use mesh_core::FiveTuple;
@@ -22,8 +22,8 @@ const QUIET: i32 = 20;
 pub(crate) struct Router {
     pub(crate) netns: Netns,
     pub(crate) rules: PolicyRules,
-    tunnel: Tun,
-    pods: Tun,
+    pub(crate) tunnel: Tun,
+    pub(crate) pods: Tun,
     local: BTreeSet<std::net::IpAddr>,
 }
 
@@ -91,6 +91,37 @@ impl Router {
             }
         }
         passed
+    }
+
+    /// Has a workload's packet (or else one from the tunnel) forwarded; returns what comes out at the other device.
+    pub(crate) fn forward(&mut self, from_workload: bool, packet: &[u8]) -> Vec<Vec<u8>> {
+        let mut packets = Packets::new();
+        packets.push(packet);
+        let (from, to) = match from_workload {
+            true => (&mut self.pods, &mut self.tunnel),
+            false => (&mut self.tunnel, &mut self.pods),
+        };
+        assert_eq!(from.send(&packets), 0);
+        packets.clear();
+        to.receive(&mut packets, 100, 1500);
+        packets.iter().filter(|packet| !packets::is_of_the_kernel(packet)).map(<[u8]>::to_vec).collect()
+    }
+
+    /// Returns how many packets each chain of a verdict has counted.
+    pub(crate) fn counted(&self) -> BTreeMap<String, u64> {
+        let (ok, text) = self.netns.command("nft list table inet landbridge-policy");
+        assert!(ok, "{text}");
+        let mut counted = BTreeMap::new();
+        let mut chain = "";
+        for line in text.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix("chain ") {
+                chain = name.trim_end_matches(" {");
+            }
+            if let Some(rest) = line.strip_prefix("counter packets ") {
+                counted.insert(chain.to_owned(), rest.split(' ').next().unwrap().parse().unwrap());
+            }
+        }
+        counted
     }
 
     #[allow(unsafe_code, reason = "the kernel is called here")]

@@ -75,17 +75,20 @@ pub(crate) fn errno(body: &[u8]) -> i32 {
 }
 
 /// Returns the value of the first attribute of `kind`.
-pub(crate) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    while attributes.len() >= 4 {
-        let len = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
-        let found = u16::from_ne_bytes([attributes[2], attributes[3]]) & !(NESTED | 0x4000);
+pub(crate) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    all(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// Returns the attributes with their kinds, up to one that makes no sense.
+pub(crate) fn all(mut attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, _) = attributes.split_first_chunk::<4>()?;
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & !(NESTED | 0x4000);
         let value = attributes.get(4..len)?;
-        if found == kind {
-            return Some(value);
-        }
         attributes = attributes.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    None
+        Some((kind, value))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! A table as a value, and the transaction from one value to another.
+//! A table as a value, and the steps from one value to another.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{Element, Expressions, Extent, Hook, SetKind, Target, Transaction};
 
@@ -26,8 +27,7 @@ pub(crate) struct Set {
 }
 
 impl Set {
-    /// Makes a set that can grow.
-    pub(crate) fn new(kind: SetKind, elements: impl IntoIterator<Item = Element>) -> Set {
+    fn new(kind: SetKind, elements: impl IntoIterator<Item = Element>) -> Set {
         let elements = elements.into_iter().map(|Element { key, extent, target }| ((key, extent), target));
         Set { kind, elements: elements.collect() }
     }
@@ -58,48 +58,67 @@ impl Table {
         self.chains.insert(name.to_owned(), Chain { hook: Some(hook), rules: Vec::new() });
     }
 
-    /// Writes the steps from `before` to this table.
-    ///
-    /// What others lead to is made before them and removed after them; a chain whose rules differ is written anew, and a set whose
-    /// kind differs, or a chain with another hook, has another name.
-    pub(crate) fn write(&self, before: &Table, to: &mut Transaction) {
-        let is_new = |name: &&String| !before.chains.contains_key(*name);
-        for name in self.chains.keys().filter(is_new) {
-            to.chain(name, self.chains[name].hook);
+    /// Adds a set that changes by its elements. While one is replaced, a packet may find neither the old nor the new one.
+    pub(crate) fn set(&mut self, name: &str, kind: SetKind, elements: impl IntoIterator<Item = Element>) {
+        self.sets.insert(name.to_owned(), Set::new(kind, elements));
+    }
+
+    /// Adds a set that never changes: its name, which is returned, ends in a hash of what it holds.
+    pub(crate) fn fixed_set(&mut self, name: &str, kind: SetKind, elements: impl IntoIterator<Item = Element>) -> String {
+        let set = Set::new(kind, elements);
+        let mut hasher = DefaultHasher::new();
+        set.hash(&mut hasher);
+        let name = format!("{name}/{:08x}", hasher.finish() as u32);
+        self.sets.insert(name.clone(), set);
+        name
+    }
+
+    /// Writes what this table has and `present` has not: nothing leads there yet.
+    pub(crate) fn prepare(&self, present: &Table, to: &mut Transaction) {
+        let new: Vec<&String> = self.chains.keys().filter(|name| !present.chains.contains_key(*name)).collect();
+        new.iter().for_each(|name| to.chain(name, self.chains[*name].hook));
+        for (name, set) in self.sets.iter().filter(|(name, _)| !present.sets.contains_key(*name)) {
+            to.set(name, set.kind, &set.list());
         }
+        for name in new {
+            self.chains[name].rules.iter().for_each(|rule| to.rule(name, rule));
+        }
+    }
+
+    /// Writes what is different of what both this table and `present` have: the step that everything turns on.
+    pub(crate) fn switch(&self, present: &Table, to: &mut Transaction) {
         for (name, set) in &self.sets {
-            let Some(known) = before.sets.get(name) else {
-                to.set(name, set.kind, &set.list());
-                continue;
-            };
+            let Some(known) = present.sets.get(name) else { continue };
             debug_assert_eq!(known.kind, set.kind, "{name}");
-            // First what goes: a range may not lie over one that is there, nor a key be there twice. Where a range is two elements,
-            // the kernel takes one of them without the other for an overlap, so all are written anew.
-            let in_halves = set.kind.ranges && set.kind.key.len() == 1;
-            if !in_halves {
-                to.delete_elements(name, &known.without(set));
-                to.add_elements(name, &set.without(known));
-            } else if set != known {
-                to.delete_elements(name, &known.list());
-                to.add_elements(name, &set.list());
-            }
+            // First what goes: a key may not be there twice.
+            to.delete_elements(name, &known.without(set));
+            to.add_elements(name, &set.without(known));
         }
         for (name, chain) in &self.chains {
-            let known = before.chains.get(name).map_or(&[][..], |known| &known.rules);
-            if known != chain.rules {
-                if !known.is_empty() {
-                    to.flush(name);
-                }
-                chain.rules.iter().for_each(|rule| to.rule(name, rule));
+            let Some(known) = present.chains.get(name).filter(|known| known.rules != chain.rules) else { continue };
+            if !known.rules.is_empty() {
+                to.flush(name);
             }
+            chain.rules.iter().for_each(|rule| to.rule(name, rule));
         }
-        let gone: Vec<&String> = before.chains.keys().filter(|name| !self.chains.contains_key(*name)).collect();
-        gone.iter().filter(|name| !before.chains[**name].rules.is_empty()).for_each(|name| to.flush(name));
-        for (name, set) in before.sets.iter().filter(|(name, _)| !self.sets.contains_key(*name)) {
+    }
+
+    /// Removes chains and sets, to which nothing leads any more, from this table and from the kernel's.
+    pub(crate) fn remove(&mut self, chains: &[String], sets: &[String], to: &mut Transaction) {
+        let chains: Vec<(&String, Chain)> = chains.iter().filter_map(|name| Some((name, self.chains.remove(name)?))).collect();
+        chains.iter().filter(|(_, chain)| !chain.rules.is_empty()).for_each(|(name, _)| to.flush(name));
+        for (name, set) in sets.iter().filter_map(|name| Some((name, self.sets.remove(name)?))) {
             // Kernels before 6.3 hold the chains that a removed map leads to until the next transaction.
             to.delete_elements(name, &set.list());
             to.delete_set(name);
         }
-        gone.iter().for_each(|name| to.delete_chain(name));
+        chains.iter().for_each(|(name, _)| to.delete_chain(name));
+    }
+}
+
+impl Hash for Set {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Equal sets say the same in the words of one build.
+        format!("{self:?}").hash(state);
     }
 }

@@ -6,7 +6,6 @@ use mesh_core::Direction;
 use mesh_dataplane::Scope;
 
 use super::image::named;
-use super::numbers::Kind;
 use super::rows::{Outcome, Rows};
 use crate::nft::table::Table;
 use crate::nft::{End, Expressions, Hook, Verdict};
@@ -19,9 +18,8 @@ const PRIORITY: i32 = 0;
 
 /// The chain of what is policed.
 const TUNNEL: &str = "tunnel";
-
-/// Where an address is loaded: an IPv6 one takes four registers.
-const ADDRESS: u32 = 0;
+/// The chain of what the source's side lets go, or does not concern.
+const THEN_INGRESS: &str = "then-ingress";
 
 /// A side of a connection: that of its source, or of its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +39,17 @@ impl Side {
         if self == Side::Egress { Direction::Egress } else { Direction::Ingress }
     }
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         if self == Side::Egress { "egress" } else { "ingress" }
+    }
+
+    /// Returns what becomes of a packet that this side allows or denies.
+    pub(super) fn verdict(self, allows: bool) -> Verdict {
+        match (allows, self) {
+            (false, _) => Verdict::Drop,
+            (true, Side::Egress) => Verdict::Goto(THEN_INGRESS.into()),
+            (true, Side::Ingress) => Verdict::Accept,
+        }
     }
 
     /// Returns the end that lives here.
@@ -73,86 +80,89 @@ impl Side {
 /// Returns the table of a node of which nothing is known: what would pass the device is dropped.
 pub(super) fn closed(device: &str) -> Table {
     let mut table = Table::default();
-    hooks(&mut table, device);
-    table.rule(TUNNEL, Expressions::new().counter().verdict(&Verdict::Drop).comment("deny: no policy yet"));
+    hooks(&mut table, device, &[]);
+    table.rule(TUNNEL, drop(Expressions::new(), "no policy yet"));
     table
 }
 
-fn hooks(table: &mut Table, device: &str) {
+/// Writes the base chains: what is policed is decided in the chain of the tunnel, or dropped.
+///
+/// While the table changes, a packet may be led to a chain whose rules it does not see yet; it then comes back here.
+fn hooks(table: &mut Table, device: &str, local: &[(bool, &str)]) {
     for (name, number) in [("input", INPUT), ("forward", FORWARD), ("output", OUTPUT)] {
         table.base_chain(name, Hook { kind: "filter", number, priority: PRIORITY });
-        if number != OUTPUT {
-            table.rule(name, Expressions::new().input(device, true).verdict(&Verdict::Goto(TUNNEL.into())));
-        }
-        if number != INPUT {
-            table.rule(name, Expressions::new().output(device).verdict(&Verdict::Goto(TUNNEL.into())));
-        }
-    }
-}
-
-/// Writes the chains; the sets and rows that they ask are there.
-pub(super) fn write(table: &mut Table, device: &str, scope: Scope) {
-    hooks(table, device);
-    let drop = |rule: Expressions, why: &str| rule.counter().verdict(&Verdict::Drop).comment(format!("deny: {why}"));
-    table.rule(TUNNEL, drop(Expressions::new().no_connection(), "no-connection"));
-    for ipv4 in [true, false] {
-        let own = || Expressions::new().family(ipv4);
-        let set = |name| named(name, ipv4);
-        if scope == Scope::Node {
+        let mut policed = Vec::new();
+        policed.extend((number != OUTPUT).then(|| Expressions::new().input(device, true)));
+        policed.extend((number != INPUT).then(|| Expressions::new().output(device)));
+        if number == FORWARD {
             // By the packet's own addresses: what has no connection has no other ones.
-            let from_here = own().packet_source(ipv4, ADDRESS).within(&set("local"), ADDRESS, true);
-            let both = from_here.packet_destination(ipv4, ADDRESS).within(&set("local"), ADDRESS, true);
-            table.rule("forward", both.verdict(&Verdict::Goto(TUNNEL.into())));
+            policed.extend(local.iter().map(|(ipv4, local)| {
+                let from_here = Expressions::new().family(*ipv4).packet_source(*ipv4, 0).within(local, 0, true);
+                from_here.packet_destination(*ipv4, 0).within(local, 0, true)
+            }));
         }
-        table.rule(TUNNEL, own().verdict(&Verdict::Goto(set(TUNNEL))));
+        for packets in policed {
+            table.rule(name, packets.clone().verdict(&Verdict::Jump(TUNNEL.into())));
+            table.rule(name, drop(packets, "undecided"));
+        }
+    }
+}
 
-        let chain = set(TUNNEL);
-        let rule = Expressions::new;
-        let stranger = own().output(device).packet_source(ipv4, ADDRESS).within(&set("local"), ADDRESS, false);
+fn drop(rule: Expressions, why: &str) -> Expressions {
+    rule.counter().verdict(&Verdict::Drop).comment(format!("deny: {why}"))
+}
+
+/// Writes the chains that lead to the sides; `local` are the sets of what lives here, by family.
+pub(super) fn write(table: &mut Table, device: &str, scope: Scope, local: &[(bool, &str)]) {
+    hooks(table, device, if scope == Scope::Node { local } else { &[] });
+    table.rule(TUNNEL, drop(Expressions::new().no_connection(), "no-connection"));
+    for (ipv4, local) in local.iter().copied() {
+        let own = || Expressions::new().family(ipv4);
+        let chain = named(TUNNEL, ipv4);
+        table.rule(TUNNEL, own().verdict(&Verdict::Goto(chain.clone())));
+
+        let stranger = own().output(device).packet_source(ipv4, 0).within(local, 0, false);
         table.rule(&chain, drop(stranger, "spoofed"));
-        let elsewhere = own().input(device, true).packet_destination(ipv4, ADDRESS).within(&set("local"), ADDRESS, false);
+        let elsewhere = own().input(device, true).packet_destination(ipv4, 0).within(local, 0, false);
         table.rule(&chain, drop(elsewhere, "not-local"));
+        let rule = Expressions::new;
         let after = if ipv4 { 1 } else { 4 };
-        let itself = rule().end(End::Source, ipv4, ADDRESS).end(End::Destination, ipv4, ADDRESS + after);
-        let itself = itself.within(&set("self"), ADDRESS, true).counter().verdict(&Verdict::Accept);
-        table.rule(&chain, itself.comment("allow: own-address"));
-        for side in Side::BOTH {
-            let lives_here = rule().end(side.own(), ipv4, ADDRESS).within(&set("local"), ADDRESS, true);
-            table.rule(&chain, lives_here.verdict(&Verdict::Jump(set(side.as_str()))));
-            for map in [side.peers(ipv4), named(side.outside(), ipv4)] {
-                table.rule(&set(side.as_str()), rule().end(side.peer(), ipv4, 0).verdict_of(&map));
-            }
-            table.rule(&set(side.as_str()), drop(rule(), "nothing known"));
-        }
-        table.rule(&chain, rule().verdict(&Verdict::Accept));
+        let itself = rule().end(End::Source, ipv4, 0).end(End::Destination, ipv4, after).within(&named("self", ipv4), 0, true);
+        table.rule(&chain, itself.counter().verdict(&Verdict::Accept).comment("allow: own-address"));
+        let from_here = rule().end(End::Source, ipv4, 0).within(local, 0, true);
+        table.rule(&chain, from_here.verdict(&Verdict::Goto(named(Side::Egress.as_str(), ipv4))));
+        table.rule(&chain, rule().verdict(&Verdict::Goto(THEN_INGRESS.into())));
+        let to_here = own().end(End::Destination, ipv4, 0).within(local, 0, true);
+        table.rule(THEN_INGRESS, to_here.verdict(&Verdict::Goto(named(Side::Ingress.as_str(), ipv4))));
+    }
+    table.rule(THEN_INGRESS, Expressions::new().verdict(&Verdict::Accept));
+}
+
+/// Writes the chain of a side for a family: the peer leads on, `outside` has those that nobody has.
+pub(super) fn side(table: &mut Table, side: Side, ipv4: bool, outside: &str) {
+    let name = named(side.as_str(), ipv4);
+    let peers = side.peers(ipv4);
+    // Twice: where a peer is given another group, a packet may find it in neither the first time.
+    for map in [&peers, &peers, outside] {
+        table.rule(&name, Expressions::new().end(side.peer(), ipv4, 0).verdict_of(map));
     }
 }
 
-/// Writes the chain of all peers of a kind, with a map of the same name: where the own end is decided.
-pub(super) fn kind(table: &mut Table, name: &str, side: Side, ipv4: bool) {
-    for map in [name, &named("own", ipv4), &named("own-outside", ipv4)] {
-        table.rule(name, Expressions::new().end(side.own(), ipv4, 0).verdict_of(map));
+/// Writes the chain of a kind of peers: the own end is in one of `maps`.
+pub(super) fn kind(table: &mut Table, name: &str, own: (Side, bool), maps: [&str; 3]) {
+    for map in maps {
+        table.rule(name, Expressions::new().end(own.0.own(), own.1, 0).verdict_of(map));
     }
-    let nothing = Expressions::new().counter().verdict(&Verdict::Drop);
-    table.rule(name, nothing.comment("deny: nothing known"));
 }
 
-/// Writes the chain of a group of peers that some own ends tell from others, with a map of the same name.
-pub(super) fn group(table: &mut Table, name: &str, (side, ipv4): (Side, bool), kind: Kind) {
-    table.rule(name, Expressions::new().end(side.own(), ipv4, 0).verdict_of(name));
-    no_group(table, name, (side, ipv4), kind);
-}
-
-/// Writes the chain of a group of peers that no own end tells from others of its kind.
-pub(super) fn no_group(table: &mut Table, name: &str, (side, ipv4): (Side, bool), kind: Kind) {
-    let kind = format!("{}-{}", side.peers(ipv4), kind.as_str());
-    table.rule(name, Expressions::new().verdict(&Verdict::Goto(kind)));
+/// Writes the chain of a group of peers: some own ends tell them from others, by `map`; to the others they are of their kind.
+pub(super) fn group(table: &mut Table, name: &str, own: (Side, bool), map: &str, kind: &str) {
+    table.rule(name, Expressions::new().end(own.0.own(), own.1, 0).verdict_of(map));
+    table.rule(name, Expressions::new().verdict(&Verdict::Goto(kind.to_owned())));
 }
 
 /// Writes the chains that ask whether a port is exported.
 pub(super) fn exports(table: &mut Table, rows: &mut Rows) {
-    let not_exported = rows.of(Outcome::NotExported);
-    let allowed = rows.of(Outcome::FleetDefault);
     for ipv4 in [true, false] {
         let port = || {
             let after = if ipv4 { 1 } else { 4 };
@@ -160,10 +170,12 @@ pub(super) fn exports(table: &mut Table, rows: &mut Rows) {
         };
         table.rule(Side::Ingress.exports(), port().verdict_of(&named("exported", ipv4)));
         let imported = port().within(&named("imported", ipv4), 0, true);
-        table.rule(Side::Egress.exports(), imported.verdict(&Verdict::Goto(allowed.clone())));
+        let allowed = rows.of(Side::Egress, Outcome::FleetDefault);
+        table.rule(Side::Egress.exports(), imported.verdict(&Verdict::Goto(allowed)));
     }
     for side in Side::BOTH {
-        table.rule(side.exports(), Expressions::new().verdict(&Verdict::Goto(not_exported.clone())));
+        let not_exported = rows.of(side, Outcome::NotExported);
+        table.rule(side.exports(), Expressions::new().verdict(&Verdict::Goto(not_exported)));
     }
 }
 
@@ -175,9 +187,9 @@ pub(super) fn importers_name(clusters: &[&str]) -> String {
     if name.len() < 100 { name } else { format!("importers/{:016x}/", hasher.finish()) }
 }
 
-/// Writes that chain, which asks the set of the same name.
+/// Writes that chain, which asks the set of the same name for the client.
 pub(super) fn importers(table: &mut Table, rows: &mut Rows, name: &str, ipv4: bool) {
     let client = Expressions::new().end(End::Source, ipv4, 0).within(name, 0, true);
-    table.rule(name, client.verdict(&Verdict::Goto(rows.of(Outcome::FleetDefault))));
-    table.rule(name, Expressions::new().verdict(&Verdict::Goto(rows.of(Outcome::NotExported))));
+    table.rule(name, client.verdict(&Verdict::Goto(rows.of(Side::Ingress, Outcome::FleetDefault))));
+    table.rule(name, Expressions::new().verdict(&Verdict::Goto(rows.of(Side::Ingress, Outcome::NotExported))));
 }

@@ -10,7 +10,7 @@ use mesh_policy::{End, Known, PolicySet, ProfileHandle, WorkloadHandle};
 use super::chains::{self, Side};
 use super::numbers::{Group, Kind, Numbers};
 use super::rows::{Outcome, Rows, Subject};
-use crate::nft::table::{Set, Table};
+use crate::nft::table::Table;
 use crate::nft::{Element, Field, SetKind, Value, Verdict, address_bytes, ranges};
 
 /// Returns the table for `policy` on a node.
@@ -27,20 +27,21 @@ pub(super) fn table(policy: &PolicySet, local: &Local, device: &str, numbers: &m
         workloads: BTreeMap::new(),
         rows: Rows::default(),
     };
-    let known = image.addresses();
-    let outside = image.outside();
+    let (known, own) = image.addresses();
+    let (outside, own_outside) = image.outside();
     for side in Side::BOTH {
-        let led = image.side(side);
-        image.peers(side, &led, &known, &outside);
+        let groups = image.side(side, &own, &own_outside);
+        image.peers(side, &groups, &known, &outside);
     }
     image.exports();
     let Image { mut table, rows, .. } = image;
     rows.write(&mut table);
-    for ipv4 in [true, false] {
+    let mut of_family = |ipv4| {
         let elements = ranges(local.prefixes.iter().copied(), ipv4);
-        table.sets.insert(named("local", ipv4), Set::new(ranges_of(ipv4, Value::Nothing), elements));
-    }
-    chains::write(&mut table, device, local.scope);
+        table.fixed_set(&named("local", ipv4), ranges_of(ipv4, Value::Nothing), elements)
+    };
+    let (v4, v6) = (of_family(true), of_family(false));
+    chains::write(&mut table, device, local.scope, &[(true, &v4), (false, &v6)]);
     table
 }
 
@@ -66,67 +67,60 @@ struct Image<'a> {
     rows: Rows,
 }
 
-/// Groups with rows of their own for some subject, by their chains.
-type Led = BTreeMap<Group, String>;
+/// The groups that some subject tells from others, with the ends of their chains' names.
+type Groups = BTreeMap<Group, String>;
+
+/// What an own end that is no subject is, or a range of them.
+type Own = Vec<(IpAddr, Outcome)>;
 
 impl Image<'_> {
-    /// Looks at who is behind which address; returns of each the group that it is in as a peer. Writes what lives here and is no
-    /// subject, and which addresses are one workload's.
-    fn addresses(&mut self) -> Vec<(IpAddr, Group)> {
-        let mut known = Vec::new();
-        let mut own = [Vec::new(), Vec::new()];
+    /// Looks at who is behind which address: returns of each the group that it is in as a peer, and what those are that live here
+    /// and are no subjects. Writes which addresses are one workload's.
+    fn addresses(&mut self) -> (Vec<(IpAddr, Group)>, Own) {
+        let (mut known, mut own) = (Vec::new(), Own::new());
         let mut same: BTreeMap<WorkloadHandle, Vec<IpAddr>> = BTreeMap::new();
         for (address, who) in self.policy.addresses() {
             known.push((address, self.group(address, &who)));
             if self.is_local.lookup(address).is_none() {
                 continue;
             }
-            let outcome = match who.end {
+            match who.end {
                 End::Workload(handle) => {
                     same.entry(handle).or_default().push(address);
-                    if self.add_workload(address, &who) {
-                        continue;
+                    // Of another cluster: its policies are not asked here.
+                    if !self.add_workload(address, &who) {
+                        own.push((address, Outcome::Pending));
                     }
-                    // Of another cluster, whose policies are not asked here.
-                    Outcome::Pending
                 }
-                End::Pending => Outcome::Pending,
-                End::Node(_) | End::External => Outcome::NotPoliced,
-            };
-            let to = Verdict::Goto(self.rows.of(outcome));
-            own[usize::from(address.is_ipv6())].push(Element::verdict(address_bytes(address), to));
-        }
-        for (family, own) in own.into_iter().enumerate() {
-            self.insert(&named("own", family == 0), verdicts_of(family == 0), own);
+                End::Pending => own.push((address, Outcome::Pending)),
+                End::Node(_) | End::External => own.push((address, Outcome::NotPoliced)),
+            }
         }
         for ipv4 in [true, false] {
             let pairs = same.values().flat_map(|all| all.iter().flat_map(move |a| all.iter().map(move |b| (*a, *b))));
             let pairs = pairs.filter(|(a, b)| a.is_ipv4() == ipv4 && b.is_ipv4() == ipv4);
-            let pairs = pairs.map(|(a, b)| Element::key([address_bytes(a), address_bytes(b)].concat())).collect();
+            let pairs: Vec<_> = pairs.map(|(a, b)| Element::key([address_bytes(a), address_bytes(b)].concat())).collect();
             let key: &'static [Field] = if ipv4 { &[Field::Ipv4, Field::Ipv4] } else { &[Field::Ipv6, Field::Ipv6] };
-            self.insert(&named("self", ipv4), plain(key, Value::Nothing), pairs);
+            self.table.set(&named("self", ipv4), plain(key, Value::Nothing), pairs);
         }
-        known
+        own.sort_unstable_by_key(|(address, _)| *address);
+        (known, own)
     }
 
-    /// Looks at the addresses that nobody has: returns the starts of their ranges, and the group that each is in as a peer. Writes
-    /// what is so of those that live here.
-    fn outside(&mut self) -> Vec<(IpAddr, Group)> {
+    /// Looks at the addresses that nobody has, in ranges by their starts: returns of each the group that it is in as a peer, and
+    /// what it is as an own end.
+    fn outside(&mut self) -> (Vec<(IpAddr, Group)>, Own) {
         let starts = self.policy.outside();
-        let mut own: Vec<(IpAddr, String)> = Vec::new();
-        for (start, known) in &starts {
-            let outcome = if known.end == End::Pending { Outcome::Pending } else { Outcome::NotPoliced };
-            own.push((*start, self.rows.of(outcome)));
-        }
-        self.insert_ranges("own-outside", &own);
-        starts.iter().map(|(start, known)| (*start, self.group(*start, known))).collect()
+        let outcome = |known: &Known| if known.end == End::Pending { Outcome::Pending } else { Outcome::NotPoliced };
+        let own = starts.iter().map(|(start, known)| (*start, outcome(known))).collect();
+        (starts.iter().map(|(start, known)| (*start, self.group(*start, known))).collect(), own)
     }
 
-    /// Writes one side of connections: for each group of peers and each kind where every subject is decided. Returns the groups
-    /// that have rows of their own.
-    fn side(&mut self, side: Side) -> Led {
+    /// Writes one side of connections: for each kind and group of peers where each own end is decided. Returns the groups that some
+    /// own end tells from others.
+    fn side(&mut self, side: Side, own: &Own, own_outside: &Own) -> Groups {
         let mut usual: BTreeMap<(Kind, bool), Vec<Element>> = BTreeMap::new();
-        let mut own: BTreeMap<(Group, bool), Vec<Element>> = BTreeMap::new();
+        let mut unusual: BTreeMap<Group, [Vec<Element>; 2]> = BTreeMap::new();
         let subjects = self.workloads.iter().filter(|(subject, _)| subject.direction == side.direction());
         for (subject, (profile, addresses)) in subjects {
             let (row, others) = self.policy.rows(*profile, subject.direction);
@@ -141,57 +135,65 @@ impl Image<'_> {
             for (class, row) in others {
                 for group in self.peers.get(&class).into_iter().flatten() {
                     let to = decided(row, group.kind());
+                    let of_group = unusual.entry(group.clone()).or_default();
                     for address in addresses {
                         let element = Element::verdict(address_bytes(*address), to.clone());
-                        own.entry((group.clone(), address.is_ipv4())).or_default().push(element);
+                        of_group[usize::from(address.is_ipv6())].push(element);
                     }
                 }
             }
         }
-        for kind in Kind::KNOWN {
-            for ipv4 in [true, false] {
+        for ipv4 in [true, false] {
+            let rows = &mut self.rows;
+            let mut decided = |own: &Own| -> Vec<(IpAddr, String)> {
+                let of_family = own.iter().filter(|(address, _)| address.is_ipv4() == ipv4);
+                of_family.map(|(address, outcome)| (*address, rows.of(side, *outcome))).collect()
+            };
+            let (own, own_outside) = (decided(own), decided(own_outside));
+            let own = own.into_iter().map(|(address, to)| Element::verdict(address_bytes(address), Verdict::Goto(to)));
+            let name = |of: &str| named(&format!("{}-{of}", side.as_str()), ipv4);
+            let own = self.table.fixed_set(&name("own"), verdicts_of(ipv4), own);
+            let own_outside = self.table.fixed_set(&name("own-outside"), ranges_of(ipv4, Value::Verdict), covering(&own_outside));
+            for kind in Kind::KNOWN {
                 let name = format!("{}-{}", side.peers(ipv4), kind.as_str());
                 let elements = usual.remove(&(kind, ipv4)).unwrap_or_default();
-                self.insert(&name, verdicts_of(ipv4), elements);
-                chains::kind(&mut self.table, &name, side, ipv4);
+                let map = self.table.fixed_set(&name, verdicts_of(ipv4), elements);
+                chains::kind(&mut self.table, &name, (side, ipv4), [&map, &own, &own_outside]);
             }
         }
-        let mut led = Led::new();
-        for ((group, ipv4), elements) in own {
-            let suffix = led.entry(group.clone()).or_insert_with(|| self.numbers.of(&group).to_string()).clone();
-            let name = format!("{}-{suffix}", side.peers(ipv4));
-            self.insert(&name, verdicts_of(ipv4), elements);
-            chains::group(&mut self.table, &name, (side, ipv4), group.kind());
-        }
-        // A group may have subjects of one family only.
-        for (group, suffix) in &led {
-            for ipv4 in [true, false] {
-                let name = format!("{}-{suffix}", side.peers(ipv4));
-                if !self.table.chains.contains_key(&name) {
-                    chains::no_group(&mut self.table, &name, (side, ipv4), group.kind());
-                }
+        let mut groups = Groups::new();
+        for (group, elements) in unusual {
+            let number = self.numbers.of(&group).to_string();
+            for (ipv4, elements) in [true, false].into_iter().zip(elements) {
+                let name = format!("{}-{number}", side.peers(ipv4));
+                let kind = format!("{}-{}", side.peers(ipv4), group.kind().as_str());
+                let map = self.table.fixed_set(&name, verdicts_of(ipv4), elements);
+                chains::group(&mut self.table, &name, (side, ipv4), &map, &kind);
             }
+            groups.insert(group, number);
         }
-        led
+        groups
     }
 
     /// Writes where each peer leads.
-    fn peers(&mut self, side: Side, led: &Led, known: &[(IpAddr, Group)], outside: &[(IpAddr, Group)]) {
-        let pending = self.rows.of(Outcome::Pending);
-        let chain = |group: &Group, ipv4: bool| match led.get(group) {
+    fn peers(&mut self, side: Side, groups: &Groups, known: &[(IpAddr, Group)], outside: &[(IpAddr, Group)]) {
+        let pending = self.rows.of(side, Outcome::Pending);
+        let chain = |group: &Group, ipv4: bool| match groups.get(group) {
             _ if *group == Group::Pending => pending.clone(),
-            Some(suffix) => format!("{}-{suffix}", side.peers(ipv4)),
+            Some(number) => format!("{}-{number}", side.peers(ipv4)),
             None => format!("{}-{}", side.peers(ipv4), group.kind().as_str()),
         };
         for ipv4 in [true, false] {
             let of_family = known.iter().filter(|(address, _)| address.is_ipv4() == ipv4);
             let element =
                 |(address, group): &(IpAddr, Group)| Element::verdict(address_bytes(*address), Verdict::Goto(chain(group, ipv4)));
-            let elements = of_family.map(element).collect();
-            self.insert(&side.peers(ipv4), verdicts_of(ipv4), elements);
+            self.table.set(&side.peers(ipv4), verdicts_of(ipv4), of_family.map(element));
+            let outside = outside.iter().filter(|(start, _)| start.is_ipv4() == ipv4);
+            let outside: Vec<_> = outside.map(|(start, group)| (*start, chain(group, ipv4))).collect();
+            let name = named(side.outside(), ipv4);
+            let outside = self.table.fixed_set(&name, ranges_of(ipv4, Value::Verdict), covering(&outside));
+            chains::side(&mut self.table, side, ipv4, &outside);
         }
-        let outside: Vec<_> = outside.iter().map(|(start, group)| (*start, chain(group, start.is_ipv4()))).collect();
-        self.insert_ranges(side.outside(), &outside);
     }
 
     /// Writes which ports are exported: of others to here, and of here to others.
@@ -229,8 +231,8 @@ impl Image<'_> {
                 true => &[Field::Ipv4, Field::Protocol, Field::Port],
                 false => &[Field::Ipv6, Field::Protocol, Field::Port],
             };
-            self.insert(&named("imported", ipv4), plain(key, Value::Nothing), to_here);
-            self.insert(&named("exported", ipv4), plain(key, Value::Verdict), from_here);
+            self.table.set(&named("imported", ipv4), plain(key, Value::Nothing), to_here);
+            self.table.set(&named("exported", ipv4), plain(key, Value::Verdict), from_here);
         }
         for (chain, clusters) in importers {
             for ipv4 in [true, false] {
@@ -242,8 +244,8 @@ impl Image<'_> {
                         && cluster.is_some_and(|c| clusters.contains(c))
                 };
                 let clients = self.policy.addresses().filter(of_cluster);
-                let clients = clients.map(|(address, _)| Element::key(address_bytes(address))).collect();
-                self.insert(&name, plain(address_field(ipv4), Value::Nothing), clients);
+                let clients: Vec<_> = clients.map(|(address, _)| Element::key(address_bytes(address))).collect();
+                self.table.set(&name, plain(address_field(ipv4), Value::Nothing), clients);
                 chains::importers(&mut self.table, &mut self.rows, &name, ipv4);
             }
         }
@@ -294,25 +296,18 @@ impl Image<'_> {
         }
         true
     }
+}
 
-    /// Writes ranges that follow each other and leave nothing out, by their starts, each with the chain that it leads to.
-    fn insert_ranges(&mut self, name: &str, starts: &[(IpAddr, String)]) {
-        for ipv4 in [true, false] {
-            let of_family = starts.iter().filter(|(start, _)| start.is_ipv4() == ipv4);
-            let mut elements = Vec::new();
-            for (start, chain) in of_family {
-                if !elements.is_empty() {
-                    elements.push(Element::end(address_bytes(*start)));
-                }
-                elements.push(Element::verdict(address_bytes(*start), Verdict::Goto(chain.clone())));
-            }
-            self.insert(&named(name, ipv4), ranges_of(ipv4, Value::Verdict), elements);
+/// Returns ranges that follow each other and leave nothing out, by their starts, each with the chain that it leads to.
+fn covering(starts: &[(IpAddr, String)]) -> Vec<Element> {
+    let mut elements = Vec::new();
+    for (start, chain) in starts {
+        if !elements.is_empty() {
+            elements.push(Element::end(address_bytes(*start)));
         }
+        elements.push(Element::verdict(address_bytes(*start), Verdict::Goto(chain.clone())));
     }
-
-    fn insert(&mut self, name: &str, kind: SetKind, elements: Vec<Element>) {
-        self.table.sets.insert(name.to_owned(), Set::new(kind, elements));
-    }
+    elements
 }
 
 fn plain(key: &'static [Field], value: Value) -> SetKind {

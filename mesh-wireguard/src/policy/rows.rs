@@ -8,7 +8,7 @@ use mesh_policy::{Interval, PolicySet, ProfileHandle, Protocols, Row};
 
 use super::chains::Side;
 use super::numbers::Kind;
-use crate::nft::table::{Set, Table};
+use crate::nft::table::Table;
 use crate::nft::{Element, Expressions, Extent, Field, SetKind, Target, Value, Verdict};
 
 /// What workloads of this node with the same verdicts on one side share.
@@ -36,7 +36,7 @@ pub(super) enum Outcome {
 pub(super) struct Rows {
     rows: BTreeMap<String, Vec<(Range, String)>>,
     known: HashMap<(Subject, Row, Kind), String>,
-    verdicts: BTreeMap<String, (bool, String)>,
+    verdicts: BTreeMap<String, (Verdict, String)>,
 }
 
 /// Protocols and ports, all included; the protocols are several only where they have no ports.
@@ -48,14 +48,14 @@ struct Range {
 
 impl Rows {
     /// Returns the chain of an outcome that no rule has a say in.
-    pub(super) fn of(&mut self, outcome: Outcome) -> String {
+    pub(super) fn of(&mut self, side: Side, outcome: Outcome) -> String {
         let verdict: PolicyVerdict<RuleName> = match outcome {
             Outcome::Pending => PolicyVerdict::Deny(Reason::IdentityPending),
             Outcome::NotPoliced => PolicyVerdict::Allow(Reason::NotPoliced),
             Outcome::FleetDefault => PolicyVerdict::Allow(Reason::FleetDefault),
             Outcome::NotExported => PolicyVerdict::Deny(Reason::NotExported),
         };
-        self.verdict(&verdict)
+        self.verdict(side, &verdict)
     }
 
     /// Returns the chain of a row of the rule set that the `subject` has, for peers of one kind.
@@ -78,9 +78,7 @@ impl Rows {
         let name = match &steps[..] {
             [(_, first), rest @ ..] if rest.iter().all(|(_, chain)| chain == first) => first.clone(),
             _ => {
-                let mut hasher = DefaultHasher::new();
-                steps.hash(&mut hasher);
-                let name = format!("row-{:016x}", hasher.finish());
+                let name = format!("row-{:016x}", hash(&steps));
                 self.rows.entry(name.clone()).or_insert(steps);
                 name
             }
@@ -92,11 +90,12 @@ impl Rows {
     /// Returns where a verdict of the tiers leads, for peers of one kind.
     fn outcome(&mut self, policy: &PolicySet, verdict: PolicyVerdict<RuleName>, subject: &Subject, kind: Kind) -> String {
         let (settings, between) = policy.settings();
+        let side = Side::of(subject.direction);
         match (verdict.reason(), kind) {
             (Reason::Default, Kind::Far) => match between {
-                CrossClusterDefault::Allow => self.of(Outcome::FleetDefault),
-                CrossClusterDefault::Deny => self.of(Outcome::NotExported),
-                CrossClusterDefault::Exports => Side::of(subject.direction).exports().to_owned(),
+                CrossClusterDefault::Allow => self.of(side, Outcome::FleetDefault),
+                CrossClusterDefault::Deny => self.of(side, Outcome::NotExported),
+                CrossClusterDefault::Exports => side.exports().to_owned(),
             },
             (Reason::Isolated, Kind::OwnNode) => {
                 let allowed = match subject.direction {
@@ -104,29 +103,28 @@ impl Rows {
                     Direction::Egress => settings.own_node_egress_allowed,
                 };
                 let allowed = allowed && subject.on_own_node;
-                self.verdict(&if allowed { PolicyVerdict::Allow(Reason::OwnNode) } else { verdict })
+                self.verdict(side, &if allowed { PolicyVerdict::Allow(Reason::OwnNode) } else { verdict })
             }
-            _ => self.verdict(&verdict),
+            _ => self.verdict(side, &verdict),
         }
     }
 
     /// Returns the chain that counts and carries out a verdict.
-    fn verdict(&mut self, verdict: &PolicyVerdict<RuleName>) -> String {
-        let word = if verdict.is_allow() { "allow" } else { "deny" };
+    fn verdict(&mut self, side: Side, verdict: &PolicyVerdict<RuleName>) -> String {
+        let (word, of) = (if verdict.is_allow() { "allow" } else { "deny" }, side.as_str());
         let name = match verdict.reason().rule() {
             // A chain's name has no brackets: `allow/east/NetworkPolicy/shop/db-in/ingress-0`.
             Some(rule) => format!("{word}/{rule}").replace('[', "-").replace(']', ""),
-            None => format!("{word}/{}", verdict.reason().as_str()),
+            None => format!("{word}/{of}/{}", verdict.reason().as_str()),
         };
-        let name = if name.len() < 200 { name } else { format!("{word}/rule-{:016x}", hash(&name)) };
-        self.verdicts.entry(name.clone()).or_insert_with(|| (verdict.is_allow(), verdict.to_string()));
+        let name = if name.len() < 200 { name } else { format!("{word}/{of}/rule-{:016x}", hash(&name)) };
+        self.verdicts.entry(name.clone()).or_insert_with(|| (side.verdict(verdict.is_allow()), verdict.to_string()));
         name
     }
 
     /// Writes what was asked for.
     pub(super) fn write(self, table: &mut Table) {
-        for (name, (allows, comment)) in self.verdicts {
-            let verdict = if allows { Verdict::Return } else { Verdict::Drop };
+        for (name, (verdict, comment)) in self.verdicts {
             table.rule(&name, Expressions::new().counter().verdict(&verdict).comment(comment));
         }
         for (name, steps) in self.rows {
@@ -141,7 +139,8 @@ impl Rows {
                 target: Target::Verdict(Verdict::Goto(chain.clone())),
             };
             let elements: Vec<Element> = steps.iter().filter(|(_, chain)| *chain != usual).map(element).collect();
-            table.sets.insert(name.clone(), Set::new(ROW, elements));
+            // Its name says what it holds: it never changes.
+            table.set(&name, ROW, elements);
             table.rule(&name, Expressions::new().protocol_and_port(0).verdict_of(&name));
             table.rule(&name, Expressions::new().verdict(&Verdict::Goto(usual)));
         }
