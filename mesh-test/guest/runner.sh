@@ -4,7 +4,7 @@
 #
 # The guest has the program with its libraries, the tools of setup.sh, and the CARGO*, RUST*, MESH*, TEST* and PROPTEST*
 # variables. In it MESH_REQUIRE_ALL=1 holds, and MESH_TEST_PATIENCE (seconds) is long, because it is slow. From outside:
-#   MESH_GUEST_FILES    more programs and files that it shall have, at the same path, separated by colons
+#   MESH_GUEST_FILES    more programs, files and directories that it shall have, at the same path, separated by colons
 #   MESH_GUEST_CPUS     processors (2)
 #   MESH_GUEST_MEMORY   MiB (1024)
 #   MESH_GUEST_SECONDS  when it is given up (1800)
@@ -27,7 +27,12 @@ tree=$work/tree
 
 IFS=: read -r -a files <<<"${MESH_GUEST_FILES:-}"
 for file in "$program" "${files[@]}"; do
-    [ -f "$file" ] || fail "$file is not a file (MESH_GUEST_FILES)"
+    [ -e "$file" ] || fail "$file does not exist (MESH_GUEST_FILES)"
+    if [ -d "$file" ]; then
+        mkdir -p "$tree$file"
+        cp -a "$file/." "$tree$file"
+        continue
+    fi
     put "$tree" "$file" "$file"
     # What only a debugger reads would take the guest's memory.
     strip --strip-debug "$tree$file" 2>/dev/null || true
