@@ -116,5 +116,6 @@ pub(crate) fn read(packet: &[u8]) -> Option<FiveTuple> {
 
 /// Tells whether a packet is what the kernel says of itself on a device: IPv6's solicitations and reports.
 pub(crate) fn is_of_the_kernel(packet: &[u8]) -> bool {
-    packet[0] >> 4 == 6 && packet[8..10] == [0xfe, 0x80]
+    // Its first reports of the groups that a router is in come from no address.
+    packet[0] >> 4 == 6 && (packet[8..10] == [0xfe, 0x80] || packet[8..24] == [0; 16])
 }
