@@ -3,7 +3,7 @@
 //! ```text
 //!  manifests ┐                          ┌─> Zone ──────────────────────────> DNS server
 //!  inbox     ├─ Event ─> State ─ Change ┤
-//!  store     ┘             │            └─> PolicySet, Plan ─ Reconciler ──> UserTunnel ─> flow records
+//!  store     ┘             │            └─> PolicySet, Plan ─ Reconciler ──> NodeTunnel ─> flow records
 //!                          └─> Publisher (one node of a cluster) ─> store <─ Mirror <─ other clusters' stores
 //! ```
 //!
@@ -22,6 +22,7 @@ pub mod publish;
 pub mod pull;
 pub mod start;
 pub mod traffic;
+pub mod tunnel;
 pub mod view;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

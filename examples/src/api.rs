@@ -43,8 +43,11 @@ pub struct Status {
     pub health: Health,
     /// What the node polices.
     pub scope: String,
-    /// The tunnel in use.
+    /// The tunnel in use: `user` or `kernel`.
     pub tunnel: String,
+    /// Why that one.
+    #[serde(default)]
+    pub tunnel_reason: String,
     /// The node's WireGuard public key.
     pub key: WireGuardKey,
     /// Roles beside that of a node: `publisher` (it publishes now) or `standby` (it would, without the one that does), `mirror`.

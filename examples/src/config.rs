@@ -40,7 +40,10 @@ pub struct AgentConfig {
     /// Which records of other clusters the agent follows.
     #[serde(default)]
     pub interest: InterestConfig,
-    /// The tunnel.
+    /// Which tunnel carries packets and polices them: `auto`, `user` or `kernel`.
+    #[serde(default)]
+    pub tunnel: TunnelSetting,
+    /// What the tunnel is, whichever it is.
     #[serde(default)]
     pub wireguard: WireGuardConfig,
     /// The DNS server.
@@ -100,11 +103,25 @@ pub enum InterestConfig {
     Narrow,
 }
 
+/// Which tunnel carries packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelSetting {
+    /// The kernel's where it has WireGuard and nftables, else that of the agent; that of the agent, too, with `interest: narrow`,
+    /// which needs to see first packets. The log and `meshctl status` say which, and why.
+    #[default]
+    Auto,
+    /// In the agent's process: works on every kernel with TUN devices.
+    User,
+    /// In the kernel, by WireGuard and nftables: goes on while the agent restarts. An error where the kernel has not got them.
+    Kernel,
+}
+
 /// The tunnel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WireGuardConfig {
-    /// The TUN device.
+    /// The device's name.
     pub device: String,
     /// The UDP port.
     pub port: u16,
@@ -284,6 +301,16 @@ impl fmt::Display for ScopeConfig {
             ScopeConfig::Fleet => "fleet",
             ScopeConfig::Cluster => "cluster",
             ScopeConfig::Node => "node",
+        })
+    }
+}
+
+impl fmt::Display for TunnelSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TunnelSetting::Auto => "auto",
+            TunnelSetting::User => "user",
+            TunnelSetting::Kernel => "kernel",
         })
     }
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ fn an_agent_answers_restarts_and_keeps_what_it_knows() {
     let config = socket.with_file_name("agent.yaml");
     let output = fleet.command_on(&victim, &agent()).unwrap().args(["run", "--check", "--config"]).arg(&config).output().unwrap();
     assert!(output.status.success(), "{output:?}");
+    asks_for_the_kernel_tunnel(&config);
     let output = fleet.command_on(&victim, &agent()).unwrap().args(["run", "--config"]).arg(&config).output().unwrap();
     assert!(!output.status.success(), "a second agent on the same node must not start");
     assert!(fleet.agent(&victim).unwrap().is_running());
@@ -57,6 +59,7 @@ fn an_agent_answers_restarts_and_keeps_what_it_knows() {
     let output = Command::new(meshctl()).args(["status", "--output", "json", "--socket"]).arg(&socket).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&status["node"], &status["health"]["ready"]), (&"east/node-2".into(), &true.into()));
+    assert_eq!((&status["tunnel"], &status["tunnel_reason"]), (&"user".into(), &"as configured".into()));
     let metrics = fleet.metrics(&victim).unwrap();
     assert!(metrics.contains("landbridge_ready 1") && metrics.ends_with("# EOF\n"), "{metrics}");
 
@@ -82,6 +85,23 @@ fn an_agent_answers_restarts_and_keeps_what_it_knows() {
     });
     fetch_until(&fleet, "east/shop/web-0", "http://10.1.2.10:8080/", ProbeResult::is_ok);
     finish(fleet);
+}
+
+/// What the kernel has not got is named, with the way out.
+fn asks_for_the_kernel_tunnel(config: &Path) {
+    let text = fs::read_to_string(config).unwrap();
+    assert!(text.contains("tunnel: user\n"), "{text}");
+    let other = config.with_file_name("kernel.yaml");
+    fs::write(&other, text.replace("tunnel: user\n", "tunnel: kernel\n")).unwrap();
+    let output = Command::new(agent()).args(["run", "--check", "--config"]).arg(&other).output().unwrap();
+    let error = mesh_wireguard::KernelTunnel::check().err().map(|error| error.to_string());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.success(), error.is_none(), "{text}");
+    assert!(error.is_none_or(|error| text.contains(&error) && text.contains("'tunnel: user'")), "{text}");
+    fs::write(&other, fs::read_to_string(config).unwrap().replace("tunnel: user\n", "tunnel: kernal\n")).unwrap();
+    let output = Command::new(agent()).args(["run", "--check", "--config"]).arg(&other).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("kernal") && text.contains("auto"), "{text}");
 }
 
 /// A broken edit never takes a policy out of force: the last good one holds, and the mistake is told.

@@ -6,8 +6,7 @@ use mesh_core::Prefix;
 
 use crate::netlink::NetlinkError;
 use crate::netlink::route::{Destination, Route, Routing, Rule};
-use crate::netlink::wireguard::KIND;
-use crate::{PRIORITY_DELIVER, PRIORITY_END, PRIORITY_OVERLAY, TABLE_MAIN};
+use crate::{KernelTunnel, PRIORITY_DELIVER, PRIORITY_END, PRIORITY_OVERLAY, TABLE_MAIN};
 
 /// The metric of the guard's routes: the worst there is, so that any other route to the same prefix wins.
 pub(crate) const METRIC_GUARD: u32 = u32::MAX;
@@ -70,11 +69,9 @@ impl Guard {
     /// Removes the guard with everything else of ours in its table, the rules, and the device where it is a kernel tunnel's.
     /// Traffic to the fleet's prefixes takes the other routes again, in the clear.
     pub fn down(&self) -> Result<(), NetlinkError> {
-        let mut routing = Routing::open()?;
         // First of all: what comes in by it would no longer be kept from going on.
-        if let Some(link) = routing.link(&self.device)?.filter(|link| link.kind == KIND) {
-            routing.delete_link(link.index)?;
-        }
+        KernelTunnel::remove(&self.device)?;
+        let mut routing = Routing::open()?;
         for rule in routing.rules()? {
             routing.delete_rule(&rule)?;
         }

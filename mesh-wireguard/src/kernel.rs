@@ -6,7 +6,8 @@
 //! A prefix needs two things: it is an allowed IP of the peer (who may send from there, and whom it is sent to), and it has a
 //! route into the device. Where one is missing, the prefix is not routed, and is told as such.
 //!
-//! Packets between workloads of the node do not pass the device, whatever the scope.
+//! Policy is a table of netfilter (`crate::policy`), which stands before the device comes up and stays with it. Packets between
+//! workloads of the node do not pass the device, whatever the scope: with scope node the same table polices them on their way.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,9 @@ use self::police::Police;
 use crate::NodeKey;
 use crate::host::{Host, failed};
 use crate::netlink::NetlinkError;
-use crate::netlink::wireguard::{Device, PeerChange, Verb, WireGuard};
+use crate::netlink::route::Routing;
+use crate::netlink::wireguard::{Device, KIND, PeerChange, Verb, WireGuard};
+use crate::policy::{PolicyError, PolicyRules};
 use crate::services::ServicesError;
 use crate::stats::{PeerStats, TunnelStats};
 
@@ -54,8 +57,11 @@ impl KernelTunnelConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum KernelStartError {
     /// No such netlink family, and no module that has it.
-    #[error("this kernel has no WireGuard: load the module 'wireguard' (Linux 5.6 or later), or use the user tunnel")]
+    #[error("this kernel has no WireGuard: its module 'wireguard' (Linux 5.6 or later) is missing or cannot be loaded")]
     Missing,
+    /// The kernel has no nftables, or the process may not use them.
+    #[error("nftables (module 'nf_tables') cannot be used: {0}")]
+    Nftables(#[source] NetlinkError),
     /// A device of the name is there and is no WireGuard device.
     #[error("the device '{name}' is there and is of kind '{kind}', not WireGuard: remove it, or give the tunnel another name")]
     Foreign {
@@ -81,9 +87,12 @@ pub enum KernelStartError {
     /// The service table could not be read.
     #[error(transparent)]
     Services(#[from] ServicesError),
+    /// The policy table could not be programmed.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
-/// A running kernel tunnel. **It polices nothing yet**: every packet that WireGuard believes is let through. Everything that it has programmed stays when this is dropped, the device with its sessions included;
+/// A running kernel tunnel. Everything that it has programmed stays when this is dropped, the device with its sessions included;
 /// [`Guard::down`](crate::Guard::down) removes it.
 #[derive(Debug)]
 pub struct KernelTunnel {
@@ -99,17 +108,38 @@ pub struct KernelTunnel {
 impl KernelTunnel {
     /// Tells whether the kernel of the calling thread's network namespace has what the tunnel needs.
     pub fn check() -> Result<(), KernelStartError> {
-        WireGuard::open()?.map(drop).ok_or(KernelStartError::Missing)
+        WireGuard::open()?.ok_or(KernelStartError::Missing)?;
+        match PolicyRules::open().and_then(|mut rules| rules.fingerprint()) {
+            Err(PolicyError::Netlink(error)) => Err(KernelStartError::Nftables(error)),
+            found => Ok(found.map(drop)?),
+        }
+    }
+
+    /// Removes what a kernel tunnel has left in the calling thread's network namespace, where there is something: its device, then
+    /// its policy table.
+    pub fn remove(device: &str) -> Result<(), NetlinkError> {
+        let mut routing = Routing::open()?;
+        if let Some(link) = routing.link(device)?.filter(|link| link.kind == KIND) {
+            routing.delete_link(link.index)?;
+        }
+        match PolicyRules::open().and_then(|mut rules| rules.remove()) {
+            Err(PolicyError::Netlink(error)) => Err(error),
+            // Another's is none that it has left.
+            Ok(()) | Err(PolicyError::ForeignTable) => Ok(()),
+        }
     }
 
     /// Takes over the device that an agent before has left, or makes one, in the calling thread's network namespace. A new one
     /// drops everything until the tunnel is told otherwise; an old one does what it did.
     pub fn start(config: KernelTunnelConfig) -> Result<KernelTunnel, KernelStartError> {
         let wireguard = WireGuard::open()?.ok_or(KernelStartError::Missing)?;
-        let host = Host::open(&config.device, config.table, false)?;
+        let mut host = Host::open(&config.device, config.table, false)?;
+        let found = host.routing.link(&config.device)?.is_some_and(|link| link.kind == KIND);
+        // Before the device comes up.
+        let police = Police::open(&config.device, found)?;
         let (device, peers) = (Device::default(), Peers::default());
-        let mut tunnel = KernelTunnel { config, host, wireguard, police: Police::default(), device, peers };
-        let found = tunnel.take_device()?;
+        let mut tunnel = KernelTunnel { config, host, wireguard, police, device, peers };
+        tunnel.take_device()?;
         let (name, port, left) = (&tunnel.config.device, tunnel.device.port, tunnel.device.peers.len());
         tracing::info!(device = name, port, found, left, key = %tunnel.config.key.public(), "kernel tunnel started");
         Ok(tunnel)
@@ -120,8 +150,10 @@ impl KernelTunnel {
         self.device.port
     }
 
-    /// Returns one reading of the kernel's counters. What it shows of the keys that nodes use is followed at once.
+    /// Returns one reading of the kernel's counters. What it shows of the keys that nodes use is followed at once, and a policy
+    /// table that somebody has removed is put back: call it several times a second.
     pub fn stats(&mut self) -> Result<TunnelStats, TunnelError> {
+        self.police.restore().map_err(|error| police::failed("restore the policy", error))?;
         self.device = self.wireguard.device(self.host.index()).map_err(unreadable)?.unwrap_or_default();
         self.follow()?;
         let stats = |(node, _, key): (&NodeId, _, _)| {
@@ -141,10 +173,10 @@ impl KernelTunnel {
     fn apply_one(&mut self, op: &Op) -> Result<(), TunnelError> {
         let what = op.to_string();
         match op {
-            Op::SetPolicy(policy) => self.police.set_policy(policy, &self.config.device)?,
+            Op::SetPolicy(policy) => self.police.set_policy(&what, policy)?,
             Op::SetServices(services) => self.host.set_services(&what, services)?,
             Op::SetLocal(local) => {
-                self.police.set_local(local, &self.config.device)?;
+                self.police.set_local(&what, local)?;
                 self.host.set_local(&what, local)?;
             }
             Op::SetGuarded(prefixes) => self.host.set_guarded(&what, prefixes)?,
@@ -208,6 +240,7 @@ impl KernelTunnel {
     }
 
     fn read_back(&mut self) -> Result<Actual, TunnelError> {
+        self.police.restore().map_err(|error| police::failed("restore the policy", error))?;
         self.repair()?;
         self.follow()?;
         let policy = self.police.fingerprint()?;

@@ -9,6 +9,8 @@ mod mixed;
 mod netns;
 #[path = "common/node.rs"]
 mod node;
+#[path = "kernel/police.rs"]
+mod police;
 #[path = "kernel/restart.rs"]
 mod restart;
 #[path = "kernel/tunnel.rs"]

@@ -10,7 +10,7 @@ use mesh_core::{Change, Event, Key, NodeId, Prefix, Services, SourceId, State, T
 use mesh_dataplane::{Planner, Reconciler, Tunnel};
 use mesh_policy::Compiler;
 use mesh_source::{Diagnostics, statefile};
-use mesh_wireguard::{Ended, UserTunnel};
+use mesh_wireguard::Ended;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -23,6 +23,7 @@ use super::pull::PullRole;
 use super::pull::serve::Askers;
 use super::pull::wire::Said;
 use super::traffic::TrafficRole;
+use super::tunnel::{Choice, NodeTunnel};
 use super::view::{self, Overview, Shared};
 use crate::config::AgentConfig;
 
@@ -40,7 +41,8 @@ pub struct Control {
     pub(super) config: AgentConfig,
     pub(super) clock: Clock,
     pub(super) state: State,
-    pub(super) tunnel: UserTunnel,
+    pub(super) tunnel: NodeTunnel,
+    pub(super) choice: Choice,
     pub(super) shared: Arc<Shared>,
     pub(super) names: NamesRole,
     pub(super) interest: InterestRole,
@@ -141,7 +143,8 @@ impl Control {
             if std::mem::take(&mut self.overview_due) {
                 self.overview = Overview::derive(&self.state, &self.services);
             }
-            self.shared.set_view(view::derive(self)?);
+            let view = view::derive(self)?;
+            self.shared.set_view(view);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use mesh_discovery::{BindError, Server, ZoneConfig, ZoneConfigError};
 use mesh_policy::Compiler;
 use mesh_source::statefile::{self, Loaded, StateFileError};
 use mesh_source::{AnnounceError, InboxDirectory, ManifestDirectory, Mirror, MirrorFrom, Source, StoreSource, keyfiles};
-use mesh_wireguard::{Ended, Guard, NetlinkError, NodeKey, StartError, TABLE, UserTunnel, UserTunnelConfig};
+use mesh_wireguard::{Ended, Guard, KernelStartError, KernelTunnel, NetlinkError, NodeKey, StartError, TABLE};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -28,9 +28,10 @@ use super::publish::PublisherRole;
 use super::pull::serve::Askers;
 use super::pull::{Asked, PullCounters, PullRole, PullServer};
 use super::traffic::TrafficRole;
+use super::tunnel::NodeTunnel;
 use super::view::{Overview, Shared, View};
 use super::{Clock, http};
-use crate::config::{AgentConfig, StoreConfig, StoreConfigError};
+use crate::config::{AgentConfig, StoreConfig, StoreConfigError, TunnelSetting};
 
 /// How long events are gathered before everything is derived from them: one edit of many files is one change.
 const GATHER: Duration = Duration::from_millis(5);
@@ -57,6 +58,8 @@ pub enum AgentError {
     Guard(#[from] NetlinkError),
     #[error(transparent)]
     Tunnel(#[from] StartError),
+    #[error("{0}\n  'tunnel: user' in the configuration works without, 'tunnel: auto' takes what is there")]
+    Kernel(#[from] KernelStartError),
     #[error(transparent)]
     Dns(#[from] BindError),
     #[error("dns: {0}")]
@@ -100,6 +103,9 @@ pub fn check(config: &AgentConfig) -> Result<(), AgentError> {
     }
     if let Some(publisher) = &config.publisher {
         keyfiles::read_signing_key(&publisher.key)?;
+    }
+    if config.tunnel == TunnelSetting::Kernel {
+        KernelTunnel::check()?;
     }
     Ok(())
 }
@@ -153,15 +159,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         None => None,
     };
     diagnostics.extend(publisher.iter().map(|publisher| ("publisher", publisher.diagnostics())));
-    let tunnel = UserTunnel::start(UserTunnelConfig {
-        device: config.wireguard.device.clone(),
-        mtu: config.wireguard.mtu,
-        port: config.wireguard.port,
-        key,
-        table: TABLE,
-        mark: None,
-        offload: true,
-    })?;
+    let (tunnel, choice) = NodeTunnel::start(&config, key)?;
     let zone_config = ZoneConfig::new(&config.dns.cluster_zone, &config.dns.clusterset_zone)?;
     let (names, zones) = NamesRole::start(&zone_config);
     let (stop, stopped) = watch::channel(false);
@@ -185,7 +183,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         clock,
         state,
         tunnel,
-        shared: Arc::new(Shared::new(View::empty(&config, link.key))),
+        shared: Arc::new(Shared::new(View::empty(&config, link.key, &choice))),
+        choice,
         names,
         interest,
         publisher,

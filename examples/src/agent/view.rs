@@ -11,6 +11,7 @@ use super::control::Control;
 use super::flows::FlowLog;
 use super::metrics::Metrics;
 use super::publish::PublisherRole;
+use super::tunnel::Choice;
 use crate::api::{Cluster, Health, Peer, Policies, Service, StateSummary, Status};
 use crate::config::AgentConfig;
 
@@ -46,7 +47,7 @@ pub struct Forwarded {
 
 impl View {
     /// What is shown before anything is known.
-    pub fn empty(config: &AgentConfig, key: WireGuardKey) -> View {
+    pub fn empty(config: &AgentConfig, key: WireGuardKey, choice: &Choice) -> View {
         View {
             status: Status {
                 node: config.node.clone(),
@@ -55,7 +56,8 @@ impl View {
                 uptime_seconds: 0,
                 health: Health { ready: false, problems: vec!["starting".into()] },
                 scope: config.scope.to_string(),
-                tunnel: "user".into(),
+                tunnel: choice.name().into(),
+                tunnel_reason: choice.reason.clone(),
                 key,
                 roles: Vec::new(),
                 peers: (0, 0),
@@ -103,9 +105,10 @@ impl Shared {
 }
 
 /// Derives the view from what the control loop knows.
-pub(super) fn derive(control: &Control) -> Result<View, Ended> {
+pub(super) fn derive(control: &mut Control) -> Result<View, Ended> {
     let now = control.clock.now();
     let stats = control.tunnel.stats()?;
+    let control = &*control;
     let peers = peers(control, &stats, now);
     let recent = peers.iter().filter(|peer| peer.handshake_age_seconds.is_some_and(|age| age < 180)).count();
     let forwarder = &stats.forwarder;
@@ -144,7 +147,8 @@ pub(super) fn derive(control: &Control) -> Result<View, Ended> {
             uptime_seconds: now.time.as_nanos() / 1_000_000_000,
             health: health(control),
             scope: control.config.scope.to_string(),
-            tunnel: "user".into(),
+            tunnel: control.choice.name().into(),
+            tunnel_reason: control.choice.reason.clone(),
             key: control.announcement.key(),
             roles: roles.iter().filter(|(_, has)| *has).map(|(role, _)| (*role).to_owned()).collect(),
             peers: (peers.len(), recent),

@@ -20,6 +20,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run until SIGTERM or SIGINT. What is established goes on over a restart; the guard stays up after the end
+    ///
+    /// The configuration's `tunnel` says what carries and polices packets: `user` (this process), `kernel` (WireGuard and
+    /// nftables, which go on while no agent runs), or `auto`, the default: the kernel where it has both and the agent follows the
+    /// whole fleet (`interest: wide`). `meshctl status` says which it is, and why.
     Run {
         #[command(flatten)]
         config: ConfigArgs,
@@ -59,7 +63,7 @@ enum LogFormat {
 enum GuardVerb {
     /// Install the routes; a second time changes nothing
     Up,
-    /// Remove them: from now on fleet traffic may leave this node unencrypted
+    /// Remove them, and what a kernel tunnel has left: from now on fleet traffic may leave this node unencrypted
     Down,
     /// Say whether they stand
     Status,

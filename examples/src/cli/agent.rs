@@ -38,7 +38,8 @@ pub async fn status(target: &Target) -> Result<bool, ClientError> {
         print_json(&status);
         return Ok(ready);
     }
-    println!("node       {} (fleet {}, scope {}, {} tunnel)", status.node, status.fleet, status.scope, status.tunnel);
+    println!("node       {} (fleet {}, scope {})", status.node, status.fleet, status.scope);
+    println!("tunnel     {}: {}", status.tunnel, status.tunnel_reason);
     println!("agent      {} up {}", status.version, duration(status.uptime_seconds));
     println!("key        {}", status.key);
     if !status.roles.is_empty() {

@@ -9,7 +9,7 @@ use super::files::Files;
 use super::fleet::FleetOptions;
 use super::stores;
 use crate::config::{
-    AgentConfig, DnsConfig, FleetConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, WireGuardConfig,
+    AgentConfig, DnsConfig, FleetConfig, MirrorConfig, MirrorFrom, PublisherConfig, ScopeConfig, TunnelSetting, WireGuardConfig,
 };
 
 /// The WireGuard port of every node of a lab.
@@ -96,6 +96,8 @@ pub(super) fn config(common: &Common<'_>, state: &State, node: &Node) -> AgentCo
         socket: common.files.socket(&node.id),
         scope: ScopeConfig::Node,
         interest: common.options.interest,
+        // Its story is told by flow records, which the kernel tunnel has none of.
+        tunnel: TunnelSetting::User,
         wireguard: WireGuardConfig {
             port: PORT,
             endpoints,

@@ -9,17 +9,15 @@ use crate::netlink::route::Link;
 use crate::netlink::wireguard::{KIND, Settings};
 
 impl KernelTunnel {
-    /// Takes the device of our name and kind, or makes one, gives it key, port and mark, and brings it up; tells whether it was
-    /// there. What is as it should be is not touched, so that sessions go on.
-    pub(super) fn take_device(&mut self) -> Result<bool, KernelStartError> {
+    /// Takes the device of our name and kind, or makes one, gives it key, port and mark, and brings it up. What is as it should be is not touched, so that sessions go on.
+    pub(super) fn take_device(&mut self) -> Result<(), KernelStartError> {
         let name = &self.config.device;
         let refused = |error: NetlinkError| match error.errno() {
             Some(libc::EOPNOTSUPP) => KernelStartError::Missing,
             Some(libc::EPERM | libc::EACCES) => KernelStartError::Permission(name.clone()),
             _ => KernelStartError::Netlink(error),
         };
-        let found = self.host.routing.link(name)?;
-        let link = match found.clone() {
+        let link = match self.host.routing.link(name)? {
             Some(link) if link.kind == KIND => link,
             Some(link) => return Err(KernelStartError::Foreign { name: name.clone(), kind: link.kind }),
             None => {
@@ -33,7 +31,7 @@ impl KernelTunnel {
             sysctl::prepare(&self.config.device);
             self.host.attach(link.index)?;
         }
-        Ok(found.is_some())
+        Ok(())
     }
 
     /// Sets what of the device is not as it should be.

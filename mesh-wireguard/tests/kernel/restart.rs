@@ -1,5 +1,6 @@
 //! The agent ends and another one begins: what is established goes on.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mesh_core::WireGuardKey;
+use mesh_dataplane::conformance::plans::Plans;
 use mesh_dataplane::{Op, Peer, PeerKeys, Tunnel};
 use mesh_wireguard::{KernelTunnel, KernelTunnelConfig, NodeKey};
 
@@ -150,4 +152,45 @@ fn a_node_may_use_its_next_key_before_the_plan_says_so() {
     let after = handshakes(&a);
     assert_eq!(before.lines().find(|line| line.starts_with(&next.public().to_string())), Some(after.trim()));
     reaches(&b.netns, &a.overlay(), 7000);
+}
+
+/// The agent ends between any two steps of a plan, again and again, and the next one has another plan.
+#[test]
+fn whatever_was_done_when_an_agent_ended_the_next_one_reaches_its_plan() {
+    if !possible_in_kernel(&["ip", "wg"]) {
+        return;
+    }
+    let netns = Netns::new();
+    netns.ip("link add wg-foreign type wireguard");
+    netns.ip("route add 10.99.0.0/16 dev lo table 7300 protocol 99");
+    let foreign = || netns.command("wg showconf wg-foreign").1 + &netns.ip("route show table 7300 protocol 99");
+    let before = foreign();
+    let start = || {
+        let config = KernelTunnelConfig { port: 0, ..KernelTunnelConfig::new(NodeKey::from_bytes([9; 32])) };
+        netns.run(move || KernelTunnel::start(config)).unwrap()
+    };
+    let mut plans = Plans::new(77);
+    let mut at = 0;
+    for round in 0..60 {
+        let (plan, mut tunnel) = (plans.any(), start());
+        let ops = plan.diff(&tunnel.observe().unwrap());
+        at = (at * 31 + 7) % 101;
+        let done = &ops[..at % (ops.len() + 1)];
+        apply(&mut tunnel, done);
+        drop(tunnel);
+        if round % 3 != 0 {
+            continue;
+        }
+        let mut tunnel = start();
+        let ops = plan.diff(&tunnel.observe().unwrap());
+        apply(&mut tunnel, &ops);
+        assert_eq!(tunnel.observe().unwrap(), plan.programmed(), "round {round}, after {} steps", done.len());
+        let keys = plan.peers.values().flat_map(|peer| [Some(peer.keys.current), peer.keys.next]).flatten();
+        let shown = netns.command("wg show landbridge0 peers").1;
+        assert_eq!(
+            shown.lines().collect::<BTreeSet<_>>(),
+            keys.map(|key| key.to_string()).collect::<Vec<_>>().iter().map(String::as_str).collect()
+        );
+    }
+    assert_eq!(foreign(), before);
 }

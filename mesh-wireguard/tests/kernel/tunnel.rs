@@ -163,6 +163,7 @@ fn what_is_others_stays_as_it_is() {
     drop(tunnel);
     a.netns.run(|| guard(Default::default()).down().unwrap());
     assert!(!a.netns.ip("link show").contains("landbridge0"), "down takes the device along");
+    assert!(!a.netns.command("nft list tables").1.contains("landbridge-policy"), "and the policy");
     assert_eq!(foreign_things(&a), before);
 }
 
