@@ -31,6 +31,9 @@ step cargo clippy --workspace --all-targets --locked -- -D warnings
 kernel=$(mesh-test/guest/run.sh)
 [ "$kernel" != guest ] || export MESH_KERNEL_TESTS=guest
 step cargo test --workspace --all-targets --locked
+# The programs that labs start are built by now.
+built=$(realpath "${CARGO_TARGET_DIR:-target}")/debug
+export MESH_GUEST_FILES="${MESH_GUEST_FILES:+$MESH_GUEST_FILES:}$built/mesh-agent:$built/meshctl"
 [ "$kernel" != guest ] || step cargo test --workspace --locked --test 'kernel*' \
     --config 'target."cfg(all())".runner = "mesh-test/guest/run.sh"'
 step cargo test --workspace --doc --locked

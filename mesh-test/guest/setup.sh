@@ -58,6 +58,9 @@ for link in bin sbin lib lib64; do ln -s "usr/$link" "tree/$link"; done
 ln -s ../run tree/var/run
 echo 'root:x:0:0:root:/root:/bin/bash' >tree/etc/passwd
 echo '127.0.0.1 localhost' >tree/etc/hosts
+echo 'hosts: files dns' >tree/etc/nsswitch.conf
+# Labs show each workload one of its own in this one's place.
+: >tree/etc/resolv.conf
 install "$here/init.sh" tree/init
 
 put tree "$(command -v busybox)" /usr/bin/busybox

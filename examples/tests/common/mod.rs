@@ -23,6 +23,12 @@ pub mod streams;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The usual patience, or the longer one that a slow machine asks for by MESH_TEST_PATIENCE (seconds).
+fn patience() -> Duration {
+    let asked = std::env::var("MESH_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    asked.map_or(PATIENCE, |seconds| PATIENCE.max(Duration::from_secs(seconds)))
+}
+
 /// Tells whether this machine lets a test build a lab. A skip says why; with MESH_REQUIRE_ALL=1 it is a failure.
 pub fn may_build_labs() -> bool {
     let Err(missing) = Lab::check_privileges() else { return true };
@@ -128,7 +134,7 @@ pub fn node(text: &str) -> NodeId {
 
 /// Repeats a request until it is as wanted; panics when patience ends.
 pub fn fetch_until(fleet: &Fleet, from: &str, url: &str, is_right: impl Fn(&ProbeResult) -> bool) -> ProbeResult {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         let result = fleet.probe(&workload(from), url, Duration::from_secs(2)).unwrap();
         if is_right(&result) {
@@ -140,9 +146,9 @@ pub fn fetch_until(fleet: &Fleet, from: &str, url: &str, is_right: impl Fn(&Prob
 
 /// Looks until it is so; panics when patience ends.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !is_so() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {:?}: {what}", patience());
         std::thread::yield_now();
         Cancel::default().pause(Duration::from_millis(20)).unwrap();
     }
