@@ -168,14 +168,19 @@ impl Node {
         let elsewhere = (0..self.fleet.size().workloads).map(|number| self.fleet.address(number)).filter(|a| !here.contains(a));
         let elsewhere: Vec<IpAddr> = elsewhere.collect();
         let mut found = Vec::new();
-        'all: for (at, source) in here.iter().cycle().take(here.len() * 100).enumerate() {
-            for port in [8080, 8000, 3000, 9090, 53] {
-                let destination = elsewhere[at * 13 % elsewhere.len()];
+        'all: for destination in &elsewhere {
+            for (at, source) in here.iter().enumerate() {
+                let port = [8080, 8000, 3000, 9090, 53][at % 5];
                 let source_port = 1024 + found.len() as u16;
-                let tuple =
-                    FiveTuple { source: *source, destination, protocol: Protocol::Tcp, source_port, destination_port: port };
-                if policy.decide(&policy.flow(&tuple), Direction::Egress).is_allow() {
-                    found.push(segment(&tuple));
+                let ends = FiveTuple {
+                    source: *source,
+                    destination: *destination,
+                    protocol: Protocol::Tcp,
+                    source_port,
+                    destination_port: port,
+                };
+                if policy.decide(&policy.flow(&ends), Direction::Egress).is_allow() {
+                    found.push(segment(&ends));
                     if found.len() == CONNECTIONS {
                         break 'all;
                     }

@@ -119,6 +119,6 @@ mod words;
 pub use self::compiler::Compiler;
 pub use self::reach::{Party, Ports};
 pub use self::set::{
-    End, Exported, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, Row, WorkloadHandle,
+    End, Exported, Flow, Interval, Known, NodeHandle, PolicySet, Profile, ProfileHandle, Protocols, Row, Rulings, WorkloadHandle,
     WorkloadInfo,
 };

@@ -21,7 +21,7 @@ pub(crate) mod ruleset;
 mod view;
 
 pub use self::decide::Flow;
-pub use self::view::{Exported, Interval, Profile, Protocols, Row};
+pub use self::view::{Exported, Interval, Profile, Protocols, Row, Rulings};
 
 /// A workload of one [`PolicySet`]; it means nothing to another set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -51,7 +51,7 @@ const MAX_ELEMENTS_LEN: usize = 32 * 1024;
 const FAMILY_INET: u8 = 1;
 
 /// When a base chain sees packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hook {
     pub(crate) kind: &'static str,
     pub(crate) number: u32,
@@ -59,7 +59,7 @@ pub(crate) struct Hook {
 }
 
 /// What a set is made of. Keys and values are fields in 32-bit registers, each padded to whole ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SetKind {
     /// The fields of the key.
     pub(crate) key: &'static [Field],
@@ -72,7 +72,7 @@ pub(crate) struct SetKind {
 }
 
 /// What a key of a set leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Value {
     /// To nothing: a set.
     Nothing,
@@ -83,7 +83,7 @@ pub(crate) enum Value {
 }
 
 /// A field of a key or value, as nft's own types number them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Field {
     Number,
     Ipv4,
@@ -106,7 +106,7 @@ impl Field {
 }
 
 /// An element of a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
     pub(crate) extent: Extent,
@@ -114,7 +114,7 @@ pub(crate) struct Element {
 }
 
 /// What an element's key stands for, in the order in which the kernel wants to be told: an end before the next start.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Extent {
     /// The key and what follows are in the range before no more.
     End,
@@ -125,7 +125,7 @@ pub(crate) enum Extent {
 }
 
 /// What an element leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     Nothing,
     Verdict(Verdict),

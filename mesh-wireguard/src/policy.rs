@@ -26,8 +26,9 @@
 //! may be let go by the source's side before a change and let in by the destination's after it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_dataplane::Local;
@@ -35,14 +36,16 @@ use mesh_policy::PolicySet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use self::numbers::Numbers;
+use self::sides::Sides;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::nft::table::{Chain, Table};
+use crate::nft::table::Table;
 use crate::nft::{self, Transaction};
 
 mod chains;
 mod image;
 mod numbers;
 mod rows;
+mod sides;
 
 /// The table's name.
 pub const POLICY_TABLE: &str = "landbridge-policy";
@@ -79,8 +82,8 @@ pub struct PolicySize {
 /// Chains and sets to which nothing leads any more, since a time: packets that were under way then may still be in them.
 #[derive(Debug, Default)]
 struct Gone {
-    chains: BTreeMap<String, Instant>,
-    sets: BTreeMap<String, Instant>,
+    chains: BTreeMap<Arc<str>, Instant>,
+    sets: BTreeMap<Arc<str>, Instant>,
 }
 
 /// How long what is gone stays: much longer than the kernel has a packet in hand.
@@ -93,6 +96,9 @@ pub struct PolicyRules {
     numbers: Numbers,
     /// What this process has programmed, if it has, with what nothing leads to any more.
     present: Option<Table>,
+    /// The parts that were programmed last.
+    sides: Option<Arc<Sides>>,
+    rest: Table,
     gone: Gone,
     /// The kernel's generation of all tables when ours was last found as it was left.
     seen: Option<u32>,
@@ -105,6 +111,8 @@ impl PolicyRules {
             netlink: Netlink::open(NETLINK_NETFILTER)?,
             numbers: Numbers::default(),
             present: None,
+            sides: None,
+            rest: Table::default(),
             gone: Gone::default(),
             seen: None,
         })
@@ -113,15 +121,20 @@ impl PolicyRules {
     /// Programs `policy` for what is local, in one transaction with what is different from before. With no `local` nothing passes
     /// the device.
     pub fn set(&mut self, policy: &PolicySet, local: Option<&Local>, device: &str) -> Result<(), PolicyError> {
-        self.numbers.begin();
-        let mut table = match local {
-            Some(local) => image::table(policy, local, device, &mut self.numbers),
-            None => chains::closed(device),
+        let in_force = self.is_in_force()?;
+        if !in_force {
+            self.sides = None;
+        }
+        let (sides, rest) = match local {
+            Some(local) => {
+                let (sides, rest) = image::table((policy, local), device, &mut self.numbers, self.sides.clone());
+                (Some(sides), rest)
+            }
+            None => (None, chains::closed(device)),
         };
-        self.numbers.end();
-        let name = format!("{IN_FORCE}{:016x}/{:016x}", policy.fingerprint(), hash(&table));
-        table.chains.insert(name, Chain::default());
-        self.program(table)
+        let of = hash(&(local.map(|local| (&local.node, &local.prefixes, local.scope)), device));
+        let says = format!("{IN_FORCE}{:016x}/{of:016x}", policy.fingerprint());
+        if in_force { self.change(sides, rest, &says) } else { self.replace(sides, rest, &says) }
     }
 
     /// Returns the fingerprint of the policy in force, as the kernel has it; `None` where there is no table of ours.
@@ -164,79 +177,97 @@ impl PolicyRules {
         }
     }
 
-    /// Programs a table: what is new of it first, to which nothing leads yet; then in one step what leads there.
+    /// Programs a whole table in the place of what is there.
+    fn replace(&mut self, sides: Option<Arc<Sides>>, rest: Table, says: &str) -> Result<(), PolicyError> {
+        self.is_there()?;
+        (self.present, self.sides, self.gone) = (None, None, Gone::default());
+        let mut table = Table::default();
+        sides.iter().for_each(|sides| table.extend(&sides.table));
+        table.extend(&rest);
+        let mut whole = Transaction::replace(POLICY_TABLE, COMMENT);
+        table.prepare_chains(&Table::default(), &mut whole);
+        table.prepare(&mut Table::default(), &mut whole);
+        whole.chain(says, None);
+        table.chains.insert(says.into(), Arc::default());
+        self.seen = nft::read::generation(&mut self.netlink)?;
+        self.commit(whole)?;
+        (self.present, self.sides, self.rest) = (Some(table), sides, rest);
+        Ok(())
+    }
+
+    /// Programs what is different: what is new first, to which nothing leads yet; then in one step what leads there.
     ///
     /// The kernel decides a packet by the rules that held when it came, but by the elements that hold when it asks for them. So
     /// what elements lead to is there before, and is removed after everybody has left.
-    fn program(&mut self, table: Table) -> Result<(), PolicyError> {
-        if !self.is_in_force()? {
-            self.is_there()?;
-            self.present = None;
-            self.gone = Gone::default();
-            let mut whole = Transaction::replace(POLICY_TABLE, COMMENT);
-            table.prepare(&Table::default(), &mut whole);
-            self.commit(whole)?;
-            self.present = Some(table);
-            return Ok(());
-        }
-        self.sweep(&table)?;
+    fn change(&mut self, sides: Option<Arc<Sides>>, rest: Table, says: &str) -> Result<(), PolicyError> {
+        self.sweep()?;
         let mut present = self.present.take().expect("it is in force");
-        let result = self.go(&table, &mut present);
+        let result = self.go(sides, rest, says, &mut present);
         self.present = Some(present);
         result
     }
 
-    fn go(&mut self, table: &Table, present: &mut Table) -> Result<(), PolicyError> {
+    fn go(&mut self, sides: Option<Arc<Sides>>, rest: Table, says: &str, present: &mut Table) -> Result<(), PolicyError> {
+        let same = matches!((&sides, &self.sides), (Some(now), Some(before)) if Arc::ptr_eq(now, before));
+        let mut parts = vec![&rest];
+        parts.extend(sides.as_ref().filter(|_| !same).map(|sides| &sides.table));
         let (mut new, mut step) = (Transaction::change(POLICY_TABLE), Transaction::change(POLICY_TABLE));
-        // What says what is in force comes and goes with the step itself.
-        let (mut said, mut then) = (table.clone(), Table::default());
-        said.chains.retain(|name, _| !name.starts_with(IN_FORCE) || present.chains.contains_key(name));
-        then.chains
-            .extend(table.chains.iter().filter(|(name, _)| name.starts_with(IN_FORCE)).map(|(n, c)| (n.clone(), c.clone())));
-        said.prepare(present, &mut new);
+        let mut prepared = present.clone();
+        parts.iter().for_each(|part| part.prepare_chains(present, &mut new));
+        parts.iter().for_each(|part| part.prepare(&mut prepared, &mut new));
         if !new.is_empty() {
             self.commit(new)?;
-            for (name, chain) in &said.chains {
-                present.chains.entry(name.clone()).or_insert_with(|| chain.clone());
-            }
-            for (name, set) in &said.sets {
-                present.sets.entry(name.clone()).or_insert_with(|| set.clone());
-            }
+            *present = prepared;
         }
-        said.switch(present, &mut step);
-        then.prepare(present, &mut step);
-        let over = |name: &&String| name.starts_with(IN_FORCE) && !table.chains.contains_key(*name);
-        let over: Vec<String> = present.chains.keys().filter(over).cloned().collect();
-        let mut after = present.clone();
-        after.remove(&over, &[], &mut step);
+        parts.iter().for_each(|part| part.switch(present, &mut step));
+        // What says what is in force comes and goes with the step itself.
+        let over: Vec<Arc<str>> = present.chains.range::<str, _>(in_force_names()).map(|(name, _)| name.clone()).collect();
+        if over.iter().all(|name| **name != *says) {
+            step.chain(says, None);
+            over.iter().for_each(|name| step.delete_chain(name));
+        }
         if step.is_empty() {
             return Ok(());
         }
         self.commit(step)?;
-        after.chains.extend(table.chains.clone());
-        after.sets.extend(table.sets.clone());
+        over.iter().for_each(|name| _ = present.chains.remove(name));
+        let mut before = vec![&self.rest];
+        before.extend(self.sides.as_ref().filter(|_| !same).map(|sides| &sides.table));
         let now = Instant::now();
-        let gone = after.chains.keys().filter(|name| !table.chains.contains_key(*name));
-        self.gone.chains = gone.map(|name| (name.clone(), *self.gone.chains.get(name).unwrap_or(&now))).collect();
-        let gone = after.sets.keys().filter(|name| !table.sets.contains_key(*name));
-        self.gone.sets = gone.map(|name| (name.clone(), *self.gone.sets.get(name).unwrap_or(&now))).collect();
-        *present = after;
+        let wanted = |part: &Table, name: &str| part.chains.contains_key(name);
+        let is_wanted = |name: &str| wanted(&rest, name) || sides.as_ref().is_some_and(|sides| wanted(&sides.table, name));
+        for name in before.iter().flat_map(|part| part.chains.keys()).filter(|name| !is_wanted(name)) {
+            self.gone.chains.entry(name.clone()).or_insert(now);
+        }
+        let wanted = |part: &Table, name: &str| part.sets.contains_key(name);
+        let is_wanted = |name: &str| wanted(&rest, name) || sides.as_ref().is_some_and(|sides| wanted(&sides.table, name));
+        for name in before.iter().flat_map(|part| part.sets.keys()).filter(|name| !is_wanted(name)) {
+            self.gone.sets.entry(name.clone()).or_insert(now);
+        }
+        for part in &parts {
+            present.extend(part);
+            part.chains.keys().for_each(|name| _ = self.gone.chains.remove(name));
+            part.sets.keys().for_each(|name| _ = self.gone.sets.remove(name));
+        }
+        present.chains.insert(says.into(), Arc::default());
+        (self.sides, self.rest) = (sides, rest);
         Ok(())
     }
 
-    /// Removes what nothing has led to for a while, and `wanted` has not.
-    fn sweep(&mut self, wanted: &Table) -> Result<(), PolicyError> {
+    /// Removes what nothing has led to for a while.
+    fn sweep(&mut self) -> Result<(), PolicyError> {
         let now = Instant::now();
-        let is_old = |since: &Instant| now.duration_since(*since) > LINGER;
-        let chains = self.gone.chains.iter().filter(|(name, since)| is_old(since) && !wanted.chains.contains_key(*name));
-        let chains: Vec<String> = chains.map(|(name, _)| name.clone()).collect();
-        let sets = self.gone.sets.iter().filter(|(name, since)| is_old(since) && !wanted.sets.contains_key(*name));
-        let sets: Vec<String> = sets.map(|(name, _)| name.clone()).collect();
-        let Some(present) = self.present.as_ref().filter(|_| !chains.is_empty() || !sets.is_empty()) else { return Ok(()) };
-        let (mut swept, mut away) = (present.clone(), Transaction::change(POLICY_TABLE));
-        swept.remove(&chains, &sets, &mut away);
-        self.commit(away)?;
-        self.present = Some(swept);
+        let is_old = |(_, since): &(&Arc<str>, &Instant)| now.duration_since(**since) > LINGER;
+        let chains: Vec<Arc<str>> = self.gone.chains.iter().filter(is_old).map(|(name, _)| name.clone()).collect();
+        let sets: Vec<Arc<str>> = self.gone.sets.iter().filter(is_old).map(|(name, _)| name.clone()).collect();
+        let Some(present) = self.present.as_mut().filter(|_| !chains.is_empty() || !sets.is_empty()) else { return Ok(()) };
+        let mut away = Transaction::change(POLICY_TABLE);
+        present.remove(&chains, &sets, &mut away);
+        if let Err(error) = self.commit(away) {
+            // What is there is not known any more: the next try writes all anew.
+            self.present = None;
+            return Err(error);
+        }
         chains.iter().for_each(|name| _ = self.gone.chains.remove(name));
         sets.iter().for_each(|name| _ = self.gone.sets.remove(name));
         Ok(())
@@ -244,6 +275,9 @@ impl PolicyRules {
 
     fn commit(&mut self, transaction: Transaction) -> Result<(), PolicyError> {
         transaction.commit(&mut self.netlink, "program the policy")?;
+        // Another program's change in between is one more than ours.
+        let now = nft::read::generation(&mut self.netlink)?;
+        self.seen = now.filter(|now| self.seen.is_some_and(|seen| seen.wrapping_add(1) == *now));
         Ok(())
     }
 
@@ -266,16 +300,14 @@ impl PolicyRules {
     }
 }
 
-fn hash(table: &Table) -> u64 {
-    // Equal tables say the same in the words of one build.
-    struct Hashed(DefaultHasher);
-    impl Write for Hashed {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            text.hash(&mut self.0);
-            Ok(())
-        }
-    }
-    let mut hashed = Hashed(DefaultHasher::new());
-    write!(hashed, "{table:?}").expect("hashing does not fail");
-    hashed.0.finish()
+/// The names of the chains that say what is in force: there is one.
+fn in_force_names() -> (Bound<&'static str>, Bound<&'static str>) {
+    // The character after the slash.
+    (Bound::Included(IN_FORCE), Bound::Excluded("in-force0"))
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }

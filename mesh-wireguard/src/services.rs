@@ -156,7 +156,7 @@ impl Ruleset<'_> {
             let map = if ipv4 { "services4" } else { "services6" };
             let elements = frontends[usize::from(ipv4)].iter();
             let elements: Vec<_> =
-                elements.map(|(key, chain)| Element::verdict(key.clone(), Verdict::Goto(chain.clone()))).collect();
+                elements.map(|(key, chain)| Element::verdict(key.clone(), Verdict::Goto(chain.as_str().into()))).collect();
             to.set(map, SetKind { key, value: Value::Verdict, ranges: false, fixed: true }, &elements);
             for chain in ["prerouting", "output"] {
                 to.rule(chain, Expressions::new().family(ipv4).destination_port_in(ipv4, map, true));
@@ -222,7 +222,7 @@ impl Ruleset<'_> {
         to.rule("untracked", rule().input(self.device, true).verdict(&Verdict::Return));
         let from_local = format!("from-local{suffix}");
         to.chain(&from_local, None);
-        to.rule("untracked", rule().source_in(ipv4, &local_set).verdict(&Verdict::Jump(from_local.clone())));
+        to.rule("untracked", rule().source_in(ipv4, &local_set).verdict(&Verdict::Jump(from_local.as_str().into())));
         // Replies to the node's own connections end here and make no second crossing.
         to.rule(&from_local, Expressions::new().for_this_machine().verdict(&Verdict::Return));
         to.rule(&from_local, Expressions::new().destination_port_in(ipv4, &frontend_set, false).verdict(&Verdict::Return));

@@ -222,6 +222,15 @@ impl Rows {
         steps
     }
 
+    /// Tells whether these are `other`, or a copy that shares everything.
+    pub(crate) fn shares_all(&self, other: &Rows) -> bool {
+        let steps = match (&self.steps, &other.steps) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        steps && Arc::ptr_eq(&self.lines, &other.lines)
+    }
+
     /// Returns how much there is, in lines.
     pub(crate) fn len(&self) -> usize {
         self.lines.len() + self.long_steps().len() / (LINE / 2)

@@ -175,6 +175,21 @@ impl Ruleset {
         self.rows.outcome(self.cells[(key >> 16) as usize % PROTOCOLS].place(class), key as u16)
     }
 
+    /// Tells whether this is `other`, or a copy that shares everything.
+    pub(crate) fn shares_all(&self, other: &Ruleset) -> bool {
+        let cells = |(one, other): (&Cells, &Cells)| match (one, other) {
+            (Cells::Dense(one), Cells::Dense(other)) => Arc::ptr_eq(one, other),
+            (Cells::Wide(one), Cells::Wide(other)) => Arc::ptr_eq(one, other),
+            (Cells::Sparse(one, usual), Cells::Sparse(other, other_usual)) => Arc::ptr_eq(one, other) && usual == other_usual,
+            _ => false,
+        };
+        let rules = match (&self.rules, &other.rules) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        rules && self.rows.shares_all(&other.rows) && self.cells.iter().zip(&other.cells).all(cells)
+    }
+
     /// Returns where the rows of `class` are, by protocol.
     pub(crate) fn places(&self, class: u32) -> [Place; PROTOCOLS] {
         self.cells.each_ref().map(|cells| cells.place(class))

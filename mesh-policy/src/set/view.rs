@@ -24,6 +24,16 @@ pub struct Profile<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row([Place; PROTOCOLS]);
 
+/// The rules of a subject in one direction, to be compared over sets: equal ones have the same rows, by the same handles and classes.
+#[derive(Clone, Debug)]
+pub struct Rulings(Ruleset);
+
+impl PartialEq for Rulings {
+    fn eq(&self, other: &Rulings) -> bool {
+        self.0.shares_all(&other.0)
+    }
+}
+
 /// A port that a cluster exports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported<'a> {
@@ -110,6 +120,12 @@ impl PolicySet {
         let usual = Row(ruleset.usual_places());
         let others = ruleset.unusual_classes().into_iter().map(|class| (class, Row(ruleset.places(class))));
         (usual, others.filter(|(_, row)| *row != usual).collect())
+    }
+
+    /// Returns what [`rows`](PolicySet::rows) and [`intervals_of`](PolicySet::intervals_of) answer from, to see whether they still
+    /// say the same.
+    pub fn rulings(&self, subject: ProfileHandle, direction: Direction) -> Rulings {
+        Rulings(self.ruleset(subject, direction).cloned().unwrap_or_default())
     }
 
     /// Returns the verdicts of a row of the rule set of `subject`, as [`intervals`](PolicySet::intervals) does.

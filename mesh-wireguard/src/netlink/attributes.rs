@@ -4,7 +4,7 @@
 pub(crate) const NESTED: u16 = 0x8000;
 
 /// Attributes being written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Attributes(Vec<u8>);
 
 impl Attributes {

@@ -1,5 +1,7 @@
 //! The expressions that rules are made of.
 
+use std::sync::Arc;
+
 use crate::netlink::attributes::Attributes;
 
 /// Registers are 32 bits wide each; an IPv6 address takes four of them.
@@ -13,12 +15,12 @@ pub(crate) fn family_number(ipv4: bool) -> u8 {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Verdict {
     /// Goes on in another chain, for good.
-    Goto(String),
+    Goto(Arc<str>),
     /// Goes on in another chain, and comes back.
-    Jump(String),
+    Jump(Arc<str>),
     /// Goes back to the calling chain.
     Return,
     /// Is dropped.
@@ -61,7 +63,7 @@ fn device_name(device: &str) -> [u8; libc::IFNAMSIZ] {
 }
 
 /// The expressions of one rule, each of which goes on only where it holds, and its comment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Expressions {
     list: Vec<(&'static str, Attributes)>,
     comment: Option<String>,

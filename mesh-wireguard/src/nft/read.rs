@@ -27,8 +27,8 @@ impl Table {
     /// Returns what the kernel has where it has this table.
     pub(crate) fn census(&self) -> Census {
         Census {
-            chains: self.chains.iter().map(|(name, chain)| (name.clone(), chain.rules.len())).collect(),
-            sets: self.sets.iter().map(|(name, set)| (name.clone(), set.elements.len())).collect(),
+            chains: self.chains.iter().map(|(name, chain)| (name.to_string(), chain.rules.len())).collect(),
+            sets: self.sets.iter().map(|(name, set)| (name.to_string(), set.elements.len())).collect(),
         }
     }
 }

@@ -22,7 +22,7 @@ const TUNNEL: &str = "tunnel";
 const THEN_INGRESS: &str = "then-ingress";
 
 /// A side of a connection: that of its source, or of its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Side {
     Egress,
     Ingress,
@@ -119,7 +119,7 @@ pub(super) fn write(table: &mut Table, device: &str, scope: Scope, local: &[(boo
     for (ipv4, local) in local.iter().copied() {
         let own = || Expressions::new().family(ipv4);
         let chain = named(TUNNEL, ipv4);
-        table.rule(TUNNEL, own().verdict(&Verdict::Goto(chain.clone())));
+        table.rule(TUNNEL, own().verdict(&Verdict::Goto(chain.as_str().into())));
 
         let stranger = own().output(device).packet_source(ipv4, 0).within(local, 0, false);
         table.rule(&chain, drop(stranger, "spoofed"));
@@ -130,10 +130,10 @@ pub(super) fn write(table: &mut Table, device: &str, scope: Scope, local: &[(boo
         let itself = rule().end(End::Source, ipv4, 0).end(End::Destination, ipv4, after).within(&named("self", ipv4), 0, true);
         table.rule(&chain, itself.counter().verdict(&Verdict::Accept).comment("allow: own-address"));
         let from_here = rule().end(End::Source, ipv4, 0).within(local, 0, true);
-        table.rule(&chain, from_here.verdict(&Verdict::Goto(named(Side::Egress.as_str(), ipv4))));
+        table.rule(&chain, from_here.verdict(&Verdict::Goto(named(Side::Egress.as_str(), ipv4).into())));
         table.rule(&chain, rule().verdict(&Verdict::Goto(THEN_INGRESS.into())));
         let to_here = own().end(End::Destination, ipv4, 0).within(local, 0, true);
-        table.rule(THEN_INGRESS, to_here.verdict(&Verdict::Goto(named(Side::Ingress.as_str(), ipv4))));
+        table.rule(THEN_INGRESS, to_here.verdict(&Verdict::Goto(named(Side::Ingress.as_str(), ipv4).into())));
     }
     table.rule(THEN_INGRESS, Expressions::new().verdict(&Verdict::Accept));
 }
@@ -156,9 +156,11 @@ pub(super) fn kind(table: &mut Table, name: &str, own: (Side, bool), maps: [&str
 }
 
 /// Writes the chain of a group of peers: some own ends tell them from others, by `map`; to the others they are of their kind.
-pub(super) fn group(table: &mut Table, name: &str, own: (Side, bool), map: &str, kind: &str) {
-    table.rule(name, Expressions::new().end(own.0.own(), own.1, 0).verdict_of(map));
-    table.rule(name, Expressions::new().verdict(&Verdict::Goto(kind.to_owned())));
+pub(super) fn group(table: &mut Table, name: &str, own: (Side, bool), map: Option<&str>, kind: &str) {
+    if let Some(map) = map {
+        table.rule(name, Expressions::new().end(own.0.own(), own.1, 0).verdict_of(map));
+    }
+    table.rule(name, Expressions::new().verdict(&Verdict::Goto(kind.into())));
 }
 
 /// Writes the chains that ask whether a port is exported.

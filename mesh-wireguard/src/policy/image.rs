@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use mesh_core::{CrossClusterDefault, Direction, PrefixMap};
 use mesh_dataplane::Local;
@@ -10,17 +11,22 @@ use mesh_policy::{End, Known, PolicySet, ProfileHandle, WorkloadHandle};
 use super::chains::{self, Side};
 use super::numbers::{Group, Kind, Numbers};
 use super::rows::{Outcome, Rows, Subject};
+use super::sides::{Groups, Inputs, Own, Ruled, Sides, covering};
 use crate::nft::table::Table;
 use crate::nft::{Element, Field, SetKind, Value, Verdict, address_bytes, ranges};
 
-/// Returns the table for `policy` on a node.
-pub(super) fn table(policy: &PolicySet, local: &Local, device: &str, numbers: &mut Numbers) -> Table {
+/// Returns the table for `policy` on a node: what decides, and what leads there. `before` are the sides of the last one.
+pub(super) fn table(
+    (policy, local): (&PolicySet, &Local),
+    device: &str,
+    numbers: &mut Numbers,
+    before: Option<Arc<Sides>>,
+) -> (Arc<Sides>, Table) {
     let mut image = Image {
         policy,
         local,
         is_local: local.prefixes.iter().map(|prefix| (*prefix, ())).collect(),
         own_node: policy.node_addresses(&local.node).collect(),
-        numbers,
         table: Table::default(),
         profiles: HashMap::new(),
         peers: BTreeMap::new(),
@@ -29,9 +35,13 @@ pub(super) fn table(policy: &PolicySet, local: &Local, device: &str, numbers: &m
     };
     let (known, own) = image.addresses();
     let (outside, own_outside) = image.outside();
+    let inputs = image.inputs(own, own_outside);
+    let sides = match before.filter(|before| before.hold(&inputs)) {
+        Some(before) => before,
+        None => Arc::new(Sides::new(policy, inputs, numbers)),
+    };
     for side in Side::BOTH {
-        let groups = image.side(side, &own, &own_outside);
-        image.peers(side, &groups, &known, &outside);
+        image.peers(side, sides.groups(side), &known, &outside);
     }
     image.exports();
     let Image { mut table, rows, .. } = image;
@@ -42,7 +52,7 @@ pub(super) fn table(policy: &PolicySet, local: &Local, device: &str, numbers: &m
     };
     let (v4, v6) = (of_family(true), of_family(false));
     chains::write(&mut table, device, local.scope, &[(true, &v4), (false, &v6)]);
-    table
+    (sides, table)
 }
 
 /// Returns a name for a family.
@@ -56,7 +66,6 @@ struct Image<'a> {
     is_local: PrefixMap<()>,
     /// The addresses of the node itself.
     own_node: BTreeSet<IpAddr>,
-    numbers: &'a mut Numbers,
     table: Table,
     /// What the ends of a profile are as peers, apart from the own node's addresses.
     profiles: HashMap<ProfileHandle, Group>,
@@ -66,12 +75,6 @@ struct Image<'a> {
     workloads: BTreeMap<Subject, (ProfileHandle, BTreeSet<IpAddr>)>,
     rows: Rows,
 }
-
-/// The groups that some subject tells from others, with the ends of their chains' names.
-type Groups = BTreeMap<Group, String>;
-
-/// What an own end that is no subject is, or a range of them.
-type Own = Vec<(IpAddr, Outcome)>;
 
 impl Image<'_> {
     /// Looks at who is behind which address: returns of each the group that it is in as a peer, and what those are that live here
@@ -116,72 +119,36 @@ impl Image<'_> {
         (starts.iter().map(|(start, known)| (*start, self.group(*start, known))).collect(), own)
     }
 
-    /// Writes one side of connections: for each kind and group of peers where each own end is decided. Returns the groups that some
-    /// own end tells from others.
-    fn side(&mut self, side: Side, own: &Own, own_outside: &Own) -> Groups {
-        let mut usual: BTreeMap<(Kind, bool), Vec<Element>> = BTreeMap::new();
-        let mut unusual: BTreeMap<Group, [Vec<Element>; 2]> = BTreeMap::new();
-        let subjects = self.workloads.iter().filter(|(subject, _)| subject.direction == side.direction());
-        for (subject, (profile, addresses)) in subjects {
-            let (row, others) = self.policy.rows(*profile, subject.direction);
-            let mut decided = |row, kind| Verdict::Goto(self.rows.of_row(self.policy, (*profile, subject), row, kind));
-            for kind in Kind::KNOWN {
-                let to = decided(row, kind);
-                for address in addresses {
-                    let element = Element::verdict(address_bytes(*address), to.clone());
-                    usual.entry((kind, address.is_ipv4())).or_default().push(element);
-                }
-            }
-            for (class, row) in others {
-                for group in self.peers.get(&class).into_iter().flatten() {
-                    let to = decided(row, group.kind());
-                    let of_group = unusual.entry(group.clone()).or_default();
-                    for address in addresses {
-                        let element = Element::verdict(address_bytes(*address), to.clone());
-                        of_group[usize::from(address.is_ipv6())].push(element);
-                    }
-                }
-            }
+    /// Returns what the sides follow from.
+    fn inputs(&mut self, own: Own, own_outside: Own) -> Inputs {
+        let workloads = std::mem::take(&mut self.workloads);
+        let subject = |(subject, (profile, addresses)): (Subject, (ProfileHandle, BTreeSet<IpAddr>))| {
+            let rulings = self.policy.rulings(profile, subject.direction);
+            (subject, Ruled { profile, rulings, addresses })
+        };
+        let (settings, between) = self.policy.settings();
+        Inputs {
+            subjects: workloads.into_iter().map(subject).collect(),
+            peers: std::mem::take(&mut self.peers),
+            own,
+            own_outside,
+            settings: (settings.clone(), between),
         }
-        for ipv4 in [true, false] {
-            let rows = &mut self.rows;
-            let mut decided = |own: &Own| -> Vec<(IpAddr, String)> {
-                let of_family = own.iter().filter(|(address, _)| address.is_ipv4() == ipv4);
-                of_family.map(|(address, outcome)| (*address, rows.of(side, *outcome))).collect()
-            };
-            let (own, own_outside) = (decided(own), decided(own_outside));
-            let own = own.into_iter().map(|(address, to)| Element::verdict(address_bytes(address), Verdict::Goto(to)));
-            let name = |of: &str| named(&format!("{}-{of}", side.as_str()), ipv4);
-            let own = self.table.fixed_set(&name("own"), verdicts_of(ipv4), own);
-            let own_outside = self.table.fixed_set(&name("own-outside"), ranges_of(ipv4, Value::Verdict), covering(&own_outside));
-            for kind in Kind::KNOWN {
-                let name = format!("{}-{}", side.peers(ipv4), kind.as_str());
-                let elements = usual.remove(&(kind, ipv4)).unwrap_or_default();
-                let map = self.table.fixed_set(&name, verdicts_of(ipv4), elements);
-                chains::kind(&mut self.table, &name, (side, ipv4), [&map, &own, &own_outside]);
-            }
-        }
-        let mut groups = Groups::new();
-        for (group, elements) in unusual {
-            let number = self.numbers.of(&group).to_string();
-            for (ipv4, elements) in [true, false].into_iter().zip(elements) {
-                let name = format!("{}-{number}", side.peers(ipv4));
-                let kind = format!("{}-{}", side.peers(ipv4), group.kind().as_str());
-                let map = self.table.fixed_set(&name, verdicts_of(ipv4), elements);
-                chains::group(&mut self.table, &name, (side, ipv4), &map, &kind);
-            }
-            groups.insert(group, number);
-        }
-        groups
     }
 
     /// Writes where each peer leads.
     fn peers(&mut self, side: Side, groups: &Groups, known: &[(IpAddr, Group)], outside: &[(IpAddr, Group)]) {
         let pending = self.rows.of(side, Outcome::Pending);
-        let chain = |group: &Group, ipv4: bool| match groups.get(group) {
-            _ if *group == Group::Pending => pending.clone(),
-            Some(number) => format!("{}-{number}", side.peers(ipv4)),
-            None => format!("{}-{}", side.peers(ipv4), group.kind().as_str()),
+        let name = |of: &str| [true, false].map(|ipv4| Arc::<str>::from(format!("{}-{of}", side.peers(ipv4))));
+        let groups: HashMap<&Group, [Arc<str>; 2]> = groups.iter().map(|(group, number)| (group, name(number))).collect();
+        let kinds = Kind::KNOWN.map(|kind| name(kind.as_str()));
+        let chain = |group: &Group, ipv4: bool| match (group, groups.get(group)) {
+            (Group::Pending, _) => pending.clone(),
+            (_, Some(names)) => names[usize::from(!ipv4)].clone(),
+            (_, None) => {
+                let kind = Kind::KNOWN.iter().position(|kind| *kind == group.kind()).expect("it is known");
+                kinds[kind][usize::from(!ipv4)].clone()
+            }
         };
         for ipv4 in [true, false] {
             let of_family = known.iter().filter(|(address, _)| address.is_ipv4() == ipv4);
@@ -222,7 +189,7 @@ impl Image<'_> {
                 let names: Vec<&str> = clients.map(|cluster| cluster.as_str()).collect();
                 let chain = chains::importers_name(&names);
                 importers.insert((chain.clone(), export.importers));
-                from_here[family].push(Element::verdict(key, Verdict::Goto(named(&chain, family == 0))));
+                from_here[family].push(Element::verdict(key, Verdict::Goto(named(&chain, family == 0).into())));
             }
         }
         for (family, (to_here, from_here)) in to_here.into_iter().zip(from_here).enumerate() {
@@ -298,18 +265,6 @@ impl Image<'_> {
     }
 }
 
-/// Returns ranges that follow each other and leave nothing out, by their starts, each with the chain that it leads to.
-fn covering(starts: &[(IpAddr, String)]) -> Vec<Element> {
-    let mut elements = Vec::new();
-    for (start, chain) in starts {
-        if !elements.is_empty() {
-            elements.push(Element::end(address_bytes(*start)));
-        }
-        elements.push(Element::verdict(address_bytes(*start), Verdict::Goto(chain.clone())));
-    }
-    elements
-}
-
 fn plain(key: &'static [Field], value: Value) -> SetKind {
     SetKind { key, value, ranges: false, fixed: false }
 }
@@ -318,10 +273,10 @@ fn address_field(ipv4: bool) -> &'static [Field] {
     if ipv4 { &[Field::Ipv4] } else { &[Field::Ipv6] }
 }
 
-fn verdicts_of(ipv4: bool) -> SetKind {
+pub(super) fn verdicts_of(ipv4: bool) -> SetKind {
     plain(address_field(ipv4), Value::Verdict)
 }
 
-fn ranges_of(ipv4: bool, value: Value) -> SetKind {
+pub(super) fn ranges_of(ipv4: bool, value: Value) -> SetKind {
     SetKind { key: address_field(ipv4), value, ranges: true, fixed: false }
 }

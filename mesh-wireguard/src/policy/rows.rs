@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use mesh_core::{CrossClusterDefault, Direction, Protocol, Reason, RuleName, Verdict as PolicyVerdict};
 use mesh_policy::{Interval, PolicySet, ProfileHandle, Protocols, Row};
@@ -23,7 +24,7 @@ pub(super) struct Subject {
 const ROW: SetKind = SetKind { key: &[Field::Protocol, Field::Port], value: Value::Verdict, ranges: true, fixed: false };
 
 /// What becomes of a connection where no rule has a say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Outcome {
     Pending,
     NotPoliced,
@@ -34,9 +35,10 @@ pub(super) enum Outcome {
 /// The rows and verdicts that a table needs.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    rows: BTreeMap<String, Vec<(Range, String)>>,
-    known: HashMap<(Subject, Row, Kind), String>,
-    verdicts: BTreeMap<String, (Verdict, String)>,
+    rows: BTreeMap<Arc<str>, Vec<(Range, Arc<str>)>>,
+    known: HashMap<(Subject, Row, Kind), Arc<str>>,
+    verdicts: BTreeMap<Arc<str>, (Verdict, String)>,
+    plain: HashMap<(Side, Outcome), Arc<str>>,
 }
 
 /// Protocols and ports, all included; the protocols are several only where they have no ports.
@@ -48,14 +50,19 @@ struct Range {
 
 impl Rows {
     /// Returns the chain of an outcome that no rule has a say in.
-    pub(super) fn of(&mut self, side: Side, outcome: Outcome) -> String {
+    pub(super) fn of(&mut self, side: Side, outcome: Outcome) -> Arc<str> {
+        if let Some(name) = self.plain.get(&(side, outcome)) {
+            return name.clone();
+        }
         let verdict: PolicyVerdict<RuleName> = match outcome {
             Outcome::Pending => PolicyVerdict::Deny(Reason::IdentityPending),
             Outcome::NotPoliced => PolicyVerdict::Allow(Reason::NotPoliced),
             Outcome::FleetDefault => PolicyVerdict::Allow(Reason::FleetDefault),
             Outcome::NotExported => PolicyVerdict::Deny(Reason::NotExported),
         };
-        self.verdict(side, &verdict)
+        let name = self.verdict(side, &verdict);
+        self.plain.insert((side, outcome), name.clone());
+        name
     }
 
     /// Returns the chain of a row of the rule set that the `subject` has, for peers of one kind.
@@ -65,12 +72,12 @@ impl Rows {
         (profile, subject): (ProfileHandle, &Subject),
         row: Row,
         kind: Kind,
-    ) -> String {
+    ) -> Arc<str> {
         let key = (*subject, row, kind);
         if let Some(name) = self.known.get(&key) {
             return name.clone();
         }
-        let mut steps: Vec<(Range, String)> = Vec::new();
+        let mut steps: Vec<(Range, Arc<str>)> = Vec::new();
         for Interval { protocols, ports, verdict } in policy.intervals_of(profile, row, subject.direction) {
             let chain = self.outcome(policy, policy.named(verdict), subject, kind);
             ranges(protocols, ports, &mut |range| steps.push((range, chain.clone())));
@@ -78,7 +85,7 @@ impl Rows {
         let name = match &steps[..] {
             [(_, first), rest @ ..] if rest.iter().all(|(_, chain)| chain == first) => first.clone(),
             _ => {
-                let name = format!("row-{:016x}", hash(&steps));
+                let name: Arc<str> = format!("row-{:016x}", hash(&steps)).into();
                 self.rows.entry(name.clone()).or_insert(steps);
                 name
             }
@@ -88,14 +95,14 @@ impl Rows {
     }
 
     /// Returns where a verdict of the tiers leads, for peers of one kind.
-    fn outcome(&mut self, policy: &PolicySet, verdict: PolicyVerdict<RuleName>, subject: &Subject, kind: Kind) -> String {
+    fn outcome(&mut self, policy: &PolicySet, verdict: PolicyVerdict<RuleName>, subject: &Subject, kind: Kind) -> Arc<str> {
         let (settings, between) = policy.settings();
         let side = Side::of(subject.direction);
         match (verdict.reason(), kind) {
             (Reason::Default, Kind::Far) => match between {
                 CrossClusterDefault::Allow => self.of(side, Outcome::FleetDefault),
                 CrossClusterDefault::Deny => self.of(side, Outcome::NotExported),
-                CrossClusterDefault::Exports => side.exports().to_owned(),
+                CrossClusterDefault::Exports => side.exports().into(),
             },
             (Reason::Isolated, Kind::OwnNode) => {
                 let allowed = match subject.direction {
@@ -110,14 +117,14 @@ impl Rows {
     }
 
     /// Returns the chain that counts and carries out a verdict.
-    fn verdict(&mut self, side: Side, verdict: &PolicyVerdict<RuleName>) -> String {
+    fn verdict(&mut self, side: Side, verdict: &PolicyVerdict<RuleName>) -> Arc<str> {
         let (word, of) = (if verdict.is_allow() { "allow" } else { "deny" }, side.as_str());
         let name = match verdict.reason().rule() {
             // A chain's name has no brackets: `allow/east/NetworkPolicy/shop/db-in/ingress-0`.
             Some(rule) => format!("{word}/{rule}").replace('[', "-").replace(']', ""),
             None => format!("{word}/{of}/{}", verdict.reason().as_str()),
         };
-        let name = if name.len() < 200 { name } else { format!("{word}/{of}/rule-{:016x}", hash(&name)) };
+        let name: Arc<str> = if name.len() < 200 { name } else { format!("{word}/{of}/rule-{:016x}", hash(&name)) }.into();
         self.verdicts.entry(name.clone()).or_insert_with(|| (side.verdict(verdict.is_allow()), verdict.to_string()));
         name
     }
@@ -131,9 +138,9 @@ impl Rows {
             let mut count: BTreeMap<&str, usize> = BTreeMap::new();
             steps.iter().for_each(|(_, chain)| *count.entry(chain).or_default() += 1);
             // What holds most often needs no elements.
-            let usual = count.into_iter().max_by_key(|(_, count)| *count).map(|(chain, _)| chain.to_owned());
+            let usual = count.into_iter().max_by_key(|(_, count)| *count).map(|(chain, _)| Arc::<str>::from(chain));
             let usual = usual.expect("a row has steps");
-            let element = |(range, chain): &(Range, String)| Element {
+            let element = |(range, chain): &(Range, Arc<str>)| Element {
                 key: key(range.protocols.0, range.ports.0),
                 extent: Extent::Until(key(range.protocols.1, range.ports.1)),
                 target: Target::Verdict(Verdict::Goto(chain.clone())),
