@@ -141,7 +141,7 @@ impl Node {
             let here = all.filter(|workload| workload.id.cluster == node.cluster && workload.node.as_ref() == Some(&node.name));
             here.flat_map(|workload| workload.addresses).map(Prefix::host).collect()
         };
-        let nodes = CLUSTERS.iter().map(|cluster| node(&cluster));
+        let nodes = CLUSTERS.iter().map(node);
         let (node, prefixes) =
             nodes.map(|node| (node.clone(), lives_on(&node))).max_by_key(|(_, all)| all.len()).expect("clusters");
         let local = Local { node, prefixes, overlay: Vec::new(), scope: Scope::Node };
@@ -166,7 +166,9 @@ impl Node {
         let policy = self.policy();
         let here: Vec<IpAddr> = self.local.prefixes.iter().map(|prefix| prefix.address()).collect();
         let elsewhere = (0..self.fleet.size().workloads).map(|number| self.fleet.address(number)).filter(|a| !here.contains(a));
-        let elsewhere: Vec<IpAddr> = elsewhere.collect();
+        // Of a very small fleet all that is allowed may be outside.
+        let outside = (1..=64).map(|last| IpAddr::from([203, 0, 113, last]));
+        let elsewhere: Vec<IpAddr> = elsewhere.chain(outside).collect();
         let mut found = Vec::new();
         'all: for destination in &elsewhere {
             for (at, source) in here.iter().enumerate() {

@@ -67,6 +67,8 @@ struct Parts {
     /// Some peer is told by the nodes' labels.
     has_node_peers: bool,
     clusters: Interner<ClusterName>,
+    /// How many of them the set has by name.
+    named_clusters: u32,
     identities: Identities,
     tables: Interner<Vec<NamedPort>>,
     classes: Classes,
@@ -227,6 +229,7 @@ impl Default for Parts {
             regions: Ranges::default(),
             has_node_peers: false,
             clusters: Interner::default(),
+            named_clusters: 0,
             identities: Identities::default(),
             tables: Interner::default(),
             classes: Classes::new(),
@@ -415,12 +418,12 @@ impl Parts {
         }
     }
 
-    fn number_clusters(&self, set: &mut PolicySet) {
-        for (number, cluster) in self.clusters.iter() {
-            if set.clusters.get(number).is_none_or(Option::is_none) {
-                set.clusters.set(number, Some(cluster.clone()));
-            }
+    /// Names the clusters that are new: their numbers ascend, and none is ever taken back.
+    fn number_clusters(&mut self, set: &mut PolicySet) {
+        for number in self.named_clusters..self.clusters.bound() {
+            set.clusters.set(number, Some(self.clusters.get(number).clone()));
         }
+        self.named_clusters = self.clusters.bound();
     }
 
     fn fingerprint(&self, state: &State) -> u64 {
