@@ -26,8 +26,8 @@ use mesh_source::{MemoryStore, Mirror, MirrorFrom, RecordPath, Store};
 #[global_allocator]
 static ALLOCATOR: LiveBytes = LiveBytes;
 
-/// Changes of which each run measures one after the other.
-const CHANGES: u64 = 200;
+/// Changes that each agent takes.
+const CHANGES: u64 = 1000;
 /// Pods that are replaced each second in each cluster, for the queue: 5,000 pods that live 40 minutes on average.
 const CHURN: f64 = 2.0;
 /// What links are assumed to take: a store's watch, and the way between two clusters.
@@ -39,9 +39,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sizes = if sizes.is_empty() { vec![10, 100, 1000] } else { sizes };
     let publishing = publisher();
     mirror()?;
+    // All sizes take their changes in turn: what the machine does meanwhile it does to all of them.
+    let mut agents: Vec<Joined> = sizes.into_iter().map(Joined::new).collect();
+    for round in 1..=CHANGES {
+        agents.iter_mut().for_each(|agent| agent.change(round));
+    }
     let mut first: Option<Figures> = None;
-    for clusters in sizes {
-        let figures = agent(clusters, publishing);
+    for agent in agents {
+        let figures = agent.tell(publishing);
         if let Some(first) = &first {
             let part = |now: f64, then: f64| format!("{:+.1} %", (now / then - 1.0) * 100.0);
             println!(
@@ -139,90 +144,109 @@ struct Figures {
     change: f64,
 }
 
-/// Joins a fleet of so many clusters, and takes changes.
-fn agent(clusters: usize, (publish, _): (Duration, usize)) -> Figures {
-    let root = peers::root().public();
-    let before = LiveBytes::now();
-    let (mut join, mut bytes, mut records) = (Duration::ZERO, 0, 0usize);
-    let mut agent = Agent::new();
-    for number in 0..clusters {
-        let grant = peers::grant(number);
-        bytes += grant.len();
-        measured(&mut join, || agent.tell(Event::Record(grant), 0));
-    }
-    let grants = join;
-    let facts = peers::own_facts();
-    measured(&mut join, || {
-        for fact in facts {
-            agent.tell(Event::Set(source(), fact), 0);
+/// An agent that has joined a fleet of so many clusters, and what that took.
+struct Joined {
+    clusters: usize,
+    agent: Agent,
+    memory: f64,
+    join: Duration,
+    grants: Duration,
+    bytes: usize,
+    records: usize,
+    changes: Vec<Duration>,
+    change_bytes: usize,
+}
+
+impl Joined {
+    fn new(clusters: usize) -> Joined {
+        let root = peers::root().public();
+        let before = LiveBytes::now();
+        let (mut join, mut bytes, mut records) = (Duration::ZERO, 0, 0usize);
+        let mut agent = Agent::new();
+        for number in 0..clusters {
+            let grant = peers::grant(number);
+            bytes += grant.len();
+            measured(&mut join, || agent.tell(Event::Record(grant), 0));
         }
-        agent.tell(Event::Synced(source()), 0);
-        agent.converge();
-    });
-    let mut told = std::collections::BTreeSet::new();
-    // What a store does for its subscribers: every record of every cluster is offered, and made where it is asked for.
-    loop {
-        let topics = agent.tracker.topics();
-        for of in 1..clusters {
-            for key in peers::keys(of).filter(|key| topics.covers(&peers::cluster(of), key)) {
-                if told.insert((of, key.clone())) {
-                    let record = peers::record(of, key, 0, &root);
-                    (bytes, records) = (bytes + record.len(), records + 1);
-                    measured(&mut join, || agent.tell(Event::Record(record), 0));
-                }
+        let grants = join;
+        let facts = peers::own_facts();
+        measured(&mut join, || {
+            for fact in facts {
+                agent.tell(Event::Set(source(), fact), 0);
             }
-        }
-        if !measured(&mut join, || agent.converge()) {
-            break;
-        }
-    }
-    let memory = (LiveBytes::now() - before) as f64;
-    // One workload of a partner is replaced after the other, each told and derived by itself.
-    let mut times = Vec::new();
-    let mut change_bytes = 0;
-    for round in 1..=CHANGES {
-        let of = 1 + round as usize % peers::PARTNERS.min(clusters - 1);
-        let key = RecordKey::Slice(peers::namespace(of, 0), peers::node(round as usize % peers::NODES));
-        let record = peers::record(of, key, round, &root);
-        change_bytes += record.len();
-        let mut time = Duration::ZERO;
-        measured(&mut time, || {
-            agent.tell(Event::Record(record), round / 20);
+            agent.tell(Event::Synced(source()), 0);
             agent.converge();
         });
-        times.push(time);
+        let mut told = std::collections::BTreeSet::new();
+        // What a store does for its subscribers: every record of every cluster is offered, and made where it is asked for.
+        loop {
+            let topics = agent.tracker.topics();
+            for of in 1..clusters {
+                for key in peers::keys(of).filter(|key| topics.covers(&peers::cluster(of), key)) {
+                    if told.insert((of, key.clone())) {
+                        let record = peers::record(of, key, 0, &root);
+                        (bytes, records) = (bytes + record.len(), records + 1);
+                        measured(&mut join, || agent.tell(Event::Record(record), 0));
+                    }
+                }
+            }
+            if !measured(&mut join, || agent.converge()) {
+                break;
+            }
+        }
+        drop(told);
+        let memory = (LiveBytes::now() - before) as f64;
+        Joined { clusters, agent, memory, join, grants, bytes, records, changes: Vec::new(), change_bytes: 0 }
     }
-    let plan = agent.plan.as_ref().expect("it converged");
-    let facts = agent.state.facts();
-    println!("{clusters} clusters, {} nodes, {} workloads, simulated:", clusters * peers::NODES, clusters * peers::WORKLOADS);
-    println!(
-        "    the agent knows {} nodes and {} workloads, {} peers, {} routes; {} topics",
-        facts.nodes.len(),
-        facts.workloads.len(),
-        plan.peers.len(),
-        plan.routes.len(),
-        agent.tracker.topics().iter().count(),
-    );
-    println!("    memory {:.1} MiB", memory / (1 << 20) as f64);
-    println!(
-        "    joining: {bytes} bytes, {records} records and {clusters} grants, {join:.1?} of CPU, of that {grants:.1?} for the grants"
-    );
-    times.sort();
-    let median = times[times.len() / 2];
-    let (mean_wait, longest) = queue(&times, CHURN * peers::PARTNERS as f64 / peers::NAMESPACES as f64);
-    println!(
-        "    a change: {} bytes, {median:.1?} of CPU (median), {:.1?} (highest)",
-        change_bytes / CHANGES as usize,
-        times[times.len() - 1]
-    );
-    println!(
-        "    of {CHURN} replaced pods a second in a cluster: busy {:.2} % of one core, waiting {mean_wait:.1?} (mean), {longest:.1?} (longest of 100,000)",
-        CHURN * peers::PARTNERS as f64 / peers::NAMESPACES as f64 * median.as_secs_f64() * 100.0
-    );
-    println!(
-        "    from pod to plan: {publish:.1?} to sign + {WATCH:?} to the mirror + {BETWEEN:?} between clusters + {WATCH:?} to the agent (assumed) + {median:.1?}"
-    );
-    Figures { memory, join: join.as_secs_f64(), change: median.as_secs_f64() }
+
+    /// Replaces one workload of a partner, told and derived by itself.
+    fn change(&mut self, round: u64) {
+        let of = 1 + round as usize % peers::PARTNERS.min(self.clusters - 1);
+        let key = RecordKey::Slice(peers::namespace(of, 0), peers::node(round as usize % peers::NODES));
+        let record = peers::record(of, key, round, &peers::root().public());
+        self.change_bytes += record.len();
+        let mut time = Duration::ZERO;
+        measured(&mut time, || {
+            self.agent.tell(Event::Record(record), round / 20);
+            self.agent.converge();
+        });
+        self.changes.push(time);
+    }
+
+    fn tell(self, (publish, _): (Duration, usize)) -> Figures {
+        let Joined { clusters, agent, memory, join, grants, bytes, records, changes: mut times, change_bytes } = self;
+        let plan = agent.plan.as_ref().expect("it converged");
+        let facts = agent.state.facts();
+        println!("{clusters} clusters, {} nodes, {} workloads, simulated:", clusters * peers::NODES, clusters * peers::WORKLOADS);
+        println!(
+            "    the agent knows {} nodes and {} workloads, {} peers, {} routes; {} topics",
+            facts.nodes.len(),
+            facts.workloads.len(),
+            plan.peers.len(),
+            plan.routes.len(),
+            agent.tracker.topics().iter().count(),
+        );
+        println!("    memory {:.1} MiB", memory / (1 << 20) as f64);
+        println!(
+            "    joining: {bytes} bytes, {records} records and {clusters} grants, {join:.1?} of CPU, of that {grants:.1?} for the grants"
+        );
+        times.sort();
+        let median = times[times.len() / 2];
+        let (mean_wait, longest) = queue(&times, CHURN * peers::PARTNERS as f64 / peers::NAMESPACES as f64);
+        println!(
+            "    a change: {} bytes, {median:.1?} of CPU (median), {:.1?} (highest)",
+            change_bytes / CHANGES as usize,
+            times[times.len() - 1]
+        );
+        println!(
+            "    of {CHURN} replaced pods a second in a cluster: busy {:.2} % of one core, waiting {mean_wait:.1?} (mean), {longest:.1?} (longest of 100,000)",
+            CHURN * peers::PARTNERS as f64 / peers::NAMESPACES as f64 * median.as_secs_f64() * 100.0
+        );
+        println!(
+            "    from pod to plan: {publish:.1?} to sign + {WATCH:?} to the mirror + {BETWEEN:?} between clusters + {WATCH:?} to the agent (assumed) + {median:.1?}"
+        );
+        Figures { memory, join: join.as_secs_f64(), change: median.as_secs_f64() }
+    }
 }
 
 /// Returns the mean and the longest wait of changes that come by themselves, `rate` in a second, and take these times.
