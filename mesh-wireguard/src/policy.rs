@@ -89,6 +89,9 @@ struct Gone {
 /// How long what is gone stays: much longer than the kernel has a packet in hand.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a count of the elements is good for while other programs change their tables.
+const COUNTED: Duration = Duration::from_secs(10);
+
 /// The policy table of one network namespace.
 #[derive(Debug)]
 pub struct PolicyRules {
@@ -102,6 +105,8 @@ pub struct PolicyRules {
     gone: Gone,
     /// The kernel's generation of all tables when ours was last found as it was left.
     seen: Option<u32>,
+    /// When its elements were last counted.
+    counted: Option<Instant>,
 }
 
 impl PolicyRules {
@@ -115,6 +120,7 @@ impl PolicyRules {
             rest: Table::default(),
             gone: Gone::default(),
             seen: None,
+            counted: None,
         })
     }
 
@@ -144,19 +150,25 @@ impl PolicyRules {
         Ok(text.and_then(|text| u64::from_str_radix(text, 16).ok()))
     }
 
-    /// Tells whether the kernel has what this process has programmed last: where any table has changed since, every chain with as
-    /// many rules, and every set with as many elements.
+    /// Tells whether the kernel has what this process has programmed last. Where any table has changed since, the rules of each chain
+    /// are counted; the elements of each set, which takes longer, every ten seconds at most.
     pub fn is_in_force(&mut self) -> Result<bool, PolicyError> {
         let Some(present) = &self.present else { return Ok(false) };
         let generation = nft::read::generation(&mut self.netlink)?;
         if generation.is_some() && self.seen == generation {
             return Ok(true);
         }
-        let expected = present.census();
-        if !self.is_there()? || nft::read::census(&mut self.netlink, POLICY_TABLE)? != expected {
+        let (rules, elements) = (present.rules(), present.elements());
+        if !self.is_there()? || nft::read::rules(&mut self.netlink, POLICY_TABLE)? != rules {
             return Ok(false);
         }
-        self.seen = generation;
+        if self.counted.is_some_and(|counted| counted.elapsed() < COUNTED) {
+            return Ok(true);
+        }
+        if nft::read::elements(&mut self.netlink, POLICY_TABLE)? != elements {
+            return Ok(false);
+        }
+        (self.seen, self.counted) = (generation, Some(Instant::now()));
         Ok(true)
     }
 

@@ -16,29 +16,33 @@ const GET_GENERATION: u16 = SUBSYSTEM << 8 | 16;
 
 const DUMP: u16 = REQUEST | libc::NLM_F_DUMP as u16;
 
-/// How many rules each chain has, and how many elements each set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
-    pub(crate) chains: BTreeMap<String, usize>,
-    pub(crate) sets: BTreeMap<String, usize>,
-}
+/// How many parts each thing of a table has, by its name.
+pub(crate) type Census = BTreeMap<String, usize>;
 
 impl Table {
-    /// Returns what the kernel has where it has this table.
-    pub(crate) fn census(&self) -> Census {
-        Census {
-            chains: self.chains.iter().map(|(name, chain)| (name.to_string(), chain.rules.len())).collect(),
-            sets: self.sets.iter().map(|(name, set)| (name.to_string(), set.elements.len())).collect(),
-        }
+    /// Returns how many rules each chain has.
+    pub(crate) fn rules(&self) -> Census {
+        self.chains.iter().map(|(name, chain)| (name.to_string(), chain.rules.len())).collect()
+    }
+
+    /// Returns how many elements each set has.
+    pub(crate) fn elements(&self) -> Census {
+        self.sets.iter().map(|(name, set)| (name.to_string(), set.elements.len())).collect()
     }
 }
 
-/// Counts what `table` has.
-pub(crate) fn census(netlink: &mut Netlink, table: &str) -> Result<Census, NetlinkError> {
-    let mut census = Census { chains: chains(netlink, table)?.into_iter().map(|name| (name, 0)).collect(), ..Census::default() };
+/// Counts the rules of each chain of `table`.
+pub(crate) fn rules(netlink: &mut Netlink, table: &str) -> Result<Census, NetlinkError> {
+    let mut census: Census = chains(netlink, table)?.into_iter().map(|name| (name, 0)).collect();
     for rule in of_table(netlink, GET_RULE, table)? {
-        *census.chains.entry(text(&rule, 2).unwrap_or_default()).or_default() += 1;
+        *census.entry(text(&rule, 2).unwrap_or_default()).or_default() += 1;
     }
+    Ok(census)
+}
+
+/// Counts the elements of each set of `table`.
+pub(crate) fn elements(netlink: &mut Netlink, table: &str) -> Result<Census, NetlinkError> {
+    let mut census = Census::new();
     for set in of_table(netlink, GET_SET, table)? {
         let name = text(&set, 2).unwrap_or_default();
         let mut of_set = Attributes::default();
@@ -46,7 +50,7 @@ pub(crate) fn census(netlink: &mut Netlink, table: &str) -> Result<Census, Netli
         let lists = ask(netlink, GET_ELEMENTS, DUMP, &of_set)?;
         let is_element = |(kind, _): &(u16, &[u8])| *kind == LIST_ELEMENT;
         let count = |list: &Vec<u8>| find(list, 3).map_or(0, |elements| all(elements).filter(is_element).count());
-        census.sets.insert(name, lists.iter().map(count).sum());
+        census.insert(name, lists.iter().map(count).sum());
     }
     Ok(census)
 }

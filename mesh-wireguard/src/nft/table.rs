@@ -79,7 +79,7 @@ impl Table {
         let set = Set::new(kind, elements);
         let mut hasher = DefaultHasher::new();
         set.hash(&mut hasher);
-        let name: Arc<str> = format!("{name}/{:08x}", hasher.finish() as u32).into();
+        let name: Arc<str> = format!("{name}/{:016x}", hasher.finish()).into();
         self.sets.insert(name.clone(), Arc::new(set));
         name
     }
