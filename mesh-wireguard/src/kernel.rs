@@ -125,7 +125,7 @@ impl KernelTunnel {
         match PolicyRules::open().and_then(|mut rules| rules.remove()) {
             Err(PolicyError::Netlink(error)) => Err(error),
             // Another's is none that it has left.
-            Ok(()) | Err(PolicyError::ForeignTable) => Ok(()),
+            Ok(()) | Err(PolicyError::ForeignTable(_)) => Ok(()),
         }
     }
 

@@ -1,4 +1,5 @@
 //! Identity policy as one nftables table, `inet landbridge-policy`, for traffic that the kernel forwards by itself.
+//! (`inet landbridge-policy-2` after the next whole one, and so on by turns.)
 //!
 //! ```text
 //!   input, forward, output ──(by the tunnel's device; scope node: between workloads)──> tunnel ─> tunnel4, tunnel6
@@ -47,8 +48,11 @@ mod numbers;
 mod rows;
 mod sides;
 
-/// The table's name.
+/// The table's name, or what it begins with.
 pub const POLICY_TABLE: &str = "landbridge-policy";
+
+/// The names that the table has by turns: a whole new one stands beside the old one before that goes.
+const TABLES: [&str; 2] = [POLICY_TABLE, "landbridge-policy-2"];
 
 /// What the comment of our table is.
 const COMMENT: &str = "landbridge node agent, identity policy";
@@ -59,8 +63,8 @@ const IN_FORCE: &str = "in-force/";
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// Another program has a table of this name.
-    #[error("the nftables table 'inet {POLICY_TABLE}' is there and is not ours (its comment says so): remove or rename it")]
-    ForeignTable,
+    #[error("the nftables table 'inet {0}' is there and is not ours (its comment says so): remove or rename it")]
+    ForeignTable(&'static str),
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -96,6 +100,8 @@ const COUNTED: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct PolicyRules {
     netlink: Netlink,
+    /// The table's name now.
+    table: &'static str,
     numbers: Numbers,
     /// What this process has programmed, if it has, with what nothing leads to any more.
     present: Option<Table>,
@@ -114,6 +120,7 @@ impl PolicyRules {
     pub fn open() -> Result<PolicyRules, PolicyError> {
         Ok(PolicyRules {
             netlink: Netlink::open(NETLINK_NETFILTER)?,
+            table: TABLES[0],
             numbers: Numbers::default(),
             present: None,
             sides: None,
@@ -159,13 +166,13 @@ impl PolicyRules {
             return Ok(true);
         }
         let (rules, elements) = (present.rules(), present.elements());
-        if !self.is_there()? || nft::read::rules(&mut self.netlink, POLICY_TABLE)? != rules {
+        if !self.is_there(self.table)? || nft::read::rules(&mut self.netlink, self.table)? != rules {
             return Ok(false);
         }
         if self.counted.is_some_and(|counted| counted.elapsed() < COUNTED) {
             return Ok(true);
         }
-        if nft::read::elements(&mut self.netlink, POLICY_TABLE)? != elements {
+        if nft::read::elements(&mut self.netlink, self.table)? != elements {
             return Ok(false);
         }
         (self.seen, self.counted) = (generation, Some(Instant::now()));
@@ -175,7 +182,17 @@ impl PolicyRules {
     /// Removes the table, where it is there and ours.
     pub fn remove(&mut self) -> Result<(), PolicyError> {
         self.present = None;
-        if self.is_there()? { self.commit(Transaction::delete(POLICY_TABLE)) } else { Ok(()) }
+        for table in TABLES {
+            if self.is_there(table)? {
+                self.commit(Transaction::delete(table))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the table's name now.
+    pub fn table(&self) -> &'static str {
+        self.table
     }
 
     /// Returns how large the table is that this process has programmed, with what nothing leads to any more.
@@ -189,21 +206,31 @@ impl PolicyRules {
         }
     }
 
-    /// Programs a whole table in the place of what is there.
+    /// Programs a whole table in the place of what is there: beside it, and then that goes.
+    ///
+    /// In one transaction, a packet could come to the new hook before the change, which has no rules then, and to the old one
+    /// after it, which has none any more. Of two tables each drops what it denies.
     fn replace(&mut self, sides: Option<Arc<Sides>>, rest: Table, says: &str) -> Result<(), PolicyError> {
-        self.is_there()?;
         (self.present, self.sides, self.gone) = (None, None, Gone::default());
+        let there = [self.is_there(TABLES[0])?, self.is_there(TABLES[1])?];
+        self.seen = nft::read::generation(&mut self.netlink)?;
+        if there == [true, true] {
+            self.commit(Transaction::delete(TABLES[1]))?;
+        }
+        let (new, old) = if there[0] { (TABLES[1], TABLES[0]) } else { (TABLES[0], TABLES[1]) };
         let mut table = Table::default();
         sides.iter().for_each(|sides| table.extend(&sides.table));
         table.extend(&rest);
-        let mut whole = Transaction::replace(POLICY_TABLE, COMMENT);
+        let mut whole = Transaction::replace(new, COMMENT);
         table.prepare_chains(&Table::default(), &mut whole);
         table.prepare(&mut Table::default(), &mut whole);
         whole.chain(says, None);
         table.chains.insert(says.into(), Arc::default());
-        self.seen = nft::read::generation(&mut self.netlink)?;
         self.commit(whole)?;
-        (self.present, self.sides, self.rest) = (Some(table), sides, rest);
+        (self.table, self.present, self.sides, self.rest) = (new, Some(table), sides, rest);
+        if there != [false, false] {
+            self.commit(Transaction::delete(old))?;
+        }
         Ok(())
     }
 
@@ -223,7 +250,7 @@ impl PolicyRules {
         let same = matches!((&sides, &self.sides), (Some(now), Some(before)) if Arc::ptr_eq(now, before));
         let mut parts = vec![&rest];
         parts.extend(sides.as_ref().filter(|_| !same).map(|sides| &sides.table));
-        let (mut new, mut step) = (Transaction::change(POLICY_TABLE), Transaction::change(POLICY_TABLE));
+        let (mut new, mut step) = (Transaction::change(self.table), Transaction::change(self.table));
         let mut prepared = present.clone();
         parts.iter().for_each(|part| part.prepare_chains(present, &mut new));
         parts.iter().for_each(|part| part.prepare(&mut prepared, &mut new));
@@ -273,7 +300,7 @@ impl PolicyRules {
         let chains: Vec<Arc<str>> = self.gone.chains.iter().filter(is_old).map(|(name, _)| name.clone()).collect();
         let sets: Vec<Arc<str>> = self.gone.sets.iter().filter(is_old).map(|(name, _)| name.clone()).collect();
         let Some(present) = self.present.as_mut().filter(|_| !chains.is_empty() || !sets.is_empty()) else { return Ok(()) };
-        let mut away = Transaction::change(POLICY_TABLE);
+        let mut away = Transaction::change(self.table);
         present.remove(&chains, &sets, &mut away);
         if let Err(error) = self.commit(away) {
             // What is there is not known any more: the next try writes all anew.
@@ -293,22 +320,24 @@ impl PolicyRules {
         Ok(())
     }
 
-    /// Tells whether our table is there.
-    fn is_there(&mut self) -> Result<bool, PolicyError> {
-        match nft::read::comment(&mut self.netlink, POLICY_TABLE)? {
+    /// Tells whether a table of ours is there.
+    fn is_there(&mut self, table: &'static str) -> Result<bool, PolicyError> {
+        match nft::read::comment(&mut self.netlink, table)? {
             None => Ok(false),
             Some(Some(comment)) if comment == COMMENT => Ok(true),
-            Some(_) => Err(PolicyError::ForeignTable),
+            Some(_) => Err(PolicyError::ForeignTable(table)),
         }
     }
 
     /// Returns the name of the chain that says what is in force.
     fn in_force(&mut self) -> Result<Option<String>, PolicyError> {
-        if !self.is_there()? {
-            return Ok(None);
+        for table in TABLES {
+            if self.is_there(table)? {
+                let chains = nft::read::chains(&mut self.netlink, table)?;
+                return Ok(chains.into_iter().find(|name| name.starts_with(IN_FORCE)));
+            }
         }
-        let chains = nft::read::chains(&mut self.netlink, POLICY_TABLE)?;
-        Ok(chains.into_iter().find(|name| name.starts_with(IN_FORCE)))
+        Ok(None)
     }
 }
 

@@ -11,7 +11,7 @@ use mesh_wireguard::batch::Packets;
 use mesh_wireguard::{PolicyError, PolicyRules};
 
 use crate::fleet::nodes;
-use crate::netns::possible;
+use crate::netns::{Netns, possible};
 use crate::packets::{self, icmp_error, opening, tcp};
 use crate::router::Router;
 
@@ -38,12 +38,9 @@ fn to_db(source_port: u16) -> FiveTuple {
     FiveTuple { source, destination, protocol: Protocol::Tcp, source_port, destination_port: 5432 }
 }
 
-/// Opens connections in a tight loop while two policies take turns a thousand times; returns how many were opened, and how many
-/// of the openings came out.
-fn swap(specs: [&str; 2]) -> (u64, u64) {
-    let mut router = Router::new();
-    let policies = specs.map(policy);
-    router.program(&policies[0].0, &policies[0].1);
+/// Opens connections in a tight loop while `change` has its way with the tables; returns how many were opened, and how many of
+/// the openings came out.
+fn opening_all_the_time(router: Router, change: impl FnOnce(&mut PolicyRules, &Netns)) -> (u64, u64) {
     let Router { mut rules, mut pods, mut tunnel, netns, .. } = router;
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
@@ -62,15 +59,83 @@ fn swap(specs: [&str; 2]) -> (u64, u64) {
         }
         (sent, arrived)
     });
-    for round in 0..1000 {
-        let (set, local) = &policies[(round + 1) % 2];
-        rules.set(set, Some(local), "landbridge0").unwrap();
-    }
+    change(&mut rules, &netns);
     stop.store(true, Ordering::Relaxed);
-    let result = client.join().unwrap();
-    drop(netns);
+    client.join().unwrap()
+}
+
+/// Has two policies take turns, a thousand times or `MESH_SWAPS`.
+fn swap(specs: [&str; 2]) -> (u64, u64) {
+    let mut router = Router::new();
+    let policies = specs.map(policy);
+    router.program(&policies[0].0, &policies[0].1);
+    let swaps = std::env::var("MESH_SWAPS").map_or(1000, |text| text.parse::<usize>().unwrap());
+    let result = opening_all_the_time(router, |rules, _| {
+        for round in 0..swaps {
+            let (set, local) = &policies[(round + 1) % 2];
+            rules.set(set, Some(local), "landbridge0").unwrap();
+        }
+    });
     println!("{specs:?}: {} sent, {} arrived", result.0, result.1);
     result
+}
+
+/// What the test below starts, and kills.
+#[test]
+fn an_agent_that_changes_its_policy_all_the_time() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let policies = [NOTHING, ELSEWHERE].map(policy);
+    let mut rules = PolicyRules::open().unwrap();
+    for (set, local) in policies.iter().cycle() {
+        rules.set(set, Some(local), "landbridge0").unwrap();
+    }
+}
+
+const CHILD: &str = "POLICY_TABLE_CHILD";
+
+#[test]
+fn an_agent_that_is_killed_at_any_point_leaves_nothing_open_and_the_next_one_goes_on() {
+    if !possible(&["ip", "nft"]) {
+        return;
+    }
+    let mut router = Router::new();
+    let (set, local) = policy(NOTHING);
+    router.program(&set, &local);
+    let foreign = "add table inet foreign { chain theirs { counter comment \"kept\" ; } ; }";
+    let (ok, text) = router.netns.command(&format!("nft {foreign}"));
+    assert!(ok, "{text}");
+    let before = router.netns.command("nft list table inet foreign").1;
+    let kills = std::env::var("MESH_SWAPS").map_or(200, |text| text.parse::<u64>().unwrap());
+    let mut programmed = 0;
+    let (sent, arrived) = opening_all_the_time(router, |rules, netns| {
+        for round in 0..kills {
+            let mut child = netns.run(|| {
+                let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+                child.args(["--exact", "changes::an_agent_that_changes_its_policy_all_the_time"]).env(CHILD, "1");
+                child.stdout(std::process::Stdio::null()).spawn().unwrap()
+            });
+            // From before its first step to the midst of its changes.
+            std::thread::park_timeout(std::time::Duration::from_micros(round * 7919 % 60_000));
+            child.kill().unwrap();
+            assert!(!child.wait().unwrap().success(), "it ended by itself");
+            programmed += u64::from(!rules.is_in_force().unwrap());
+            // Every third time the next agent comes, and finds what is there.
+            if round % 3 == 2 {
+                let mut next = netns.run(|| PolicyRules::open().unwrap());
+                assert!(next.fingerprint().unwrap().is_some(), "a table is in force");
+                next.set(&set, Some(&local), "landbridge0").unwrap();
+                assert!(next.is_in_force().unwrap());
+                assert_eq!(next.fingerprint().unwrap(), Some(set.fingerprint()));
+            }
+        }
+        assert_eq!(netns.command("nft list table inet foreign").1, before);
+    });
+    println!("{kills} kills, {programmed} tables found changed; {sent} sent, {arrived} arrived");
+    assert!(programmed > kills / 4, "{programmed} of {kills} came so far as to program anything");
+    assert!(sent > 1_000);
+    assert_eq!(arrived, 0);
 }
 
 #[test]
@@ -155,8 +220,8 @@ fn a_table_that_is_not_ours_stays_and_one_that_was_taken_away_comes_back() {
     router.netns.command("nft add table inet landbridge-policy");
     router.netns.command("nft add chain inet landbridge-policy theirs");
     let error = router.rules.set(&set, Some(&local), "landbridge0").unwrap_err();
-    assert!(matches!(error, PolicyError::ForeignTable), "{error}");
-    assert!(matches!(router.rules.remove().unwrap_err(), PolicyError::ForeignTable));
+    assert!(matches!(error, PolicyError::ForeignTable(_)), "{error}");
+    assert!(matches!(router.rules.remove().unwrap_err(), PolicyError::ForeignTable(_)));
     assert!(router.netns.command("nft list table inet landbridge-policy").1.contains("chain theirs"));
     router.netns.command("nft delete table inet landbridge-policy");
 
@@ -171,14 +236,14 @@ fn a_table_that_is_not_ours_stays_and_one_that_was_taken_away_comes_back() {
 
     for away in ["delete table", "flush table"] {
         assert!(router.rules.is_in_force().unwrap());
-        assert!(router.netns.command(&format!("nft {away} inet landbridge-policy")).0);
+        assert!(router.netns.command(&format!("nft {away} inet {}", router.rules.table())).0);
         assert!(!router.rules.is_in_force().unwrap(), "{away}");
         router.rules.set(&set, Some(&local), "landbridge0").unwrap();
         assert!(router.rules.is_in_force().unwrap(), "{away}");
         assert_eq!(router.forward(true, &opening(&to_db(40_000), 0)).len(), 0, "{away}");
     }
     router.rules.remove().unwrap();
-    assert!(!router.netns.command("nft list table inet landbridge-policy").0);
+    assert!(!router.netns.command("nft list tables").1.contains("landbridge-policy"));
 }
 
 /// `why` names the rule, and the rule's own counter moves.

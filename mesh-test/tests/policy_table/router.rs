@@ -109,7 +109,7 @@ impl Router {
 
     /// Returns how many packets each chain of a verdict has counted.
     pub(crate) fn counted(&self) -> BTreeMap<String, u64> {
-        let (ok, text) = self.netns.command("nft list table inet landbridge-policy");
+        let (ok, text) = self.netns.command(&format!("nft list table inet {}", self.rules.table()));
         assert!(ok, "{text}");
         let mut counted = BTreeMap::new();
         let mut chain = "";

@@ -78,7 +78,7 @@ impl Police {
 
 pub(super) fn failed(what: &str, error: PolicyError) -> TunnelError {
     match error {
-        PolicyError::ForeignTable => TunnelError::refused(what, error),
+        PolicyError::ForeignTable(_) => TunnelError::refused(what, error),
         PolicyError::Netlink(error) => crate::host::failed(what, error),
     }
 }
