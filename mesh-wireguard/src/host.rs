@@ -226,3 +226,8 @@ pub(crate) fn failed(what: &str, error: NetlinkError) -> TunnelError {
         _ => TunnelError::failed(what, error),
     }
 }
+
+/// Makes the error of what the kernel did not tell.
+pub(crate) fn unreadable(error: NetlinkError) -> TunnelError {
+    TunnelError::failed("read back", error)
+}

@@ -17,7 +17,7 @@ use mesh_dataplane::{Actual, Op, Tunnel, TunnelError};
 use self::peers::Peers;
 use self::police::Police;
 use crate::NodeKey;
-use crate::host::{Host, failed};
+use crate::host::{Host, failed, unreadable};
 use crate::netlink::NetlinkError;
 use crate::netlink::route::Routing;
 use crate::netlink::wireguard::{Device, KIND, PeerChange, Verb, WireGuard};
@@ -270,8 +270,4 @@ impl Tunnel for KernelTunnel {
 fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime::from_unix_nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn unreadable(error: NetlinkError) -> TunnelError {
-    TunnelError::failed("read back", error)
 }

@@ -17,7 +17,8 @@
 //! - Everything is decided on the connection's own tuple as conntrack has it (`ct original`, `ct reply`), packet by packet: replies
 //!   and ICMP errors follow their connection, a translated destination counts as the backend that it is, and a change holds for
 //!   connections that exist. What has no connection is dropped.
-//! - What is in force is said by the name of an empty chain, `in-force/<policy>/<table>`; the table is ours by its comment.
+//! - What is in force is said by the name of an empty chain, `in-force/<policy>/<what is local>`; the table is ours by its
+//!   comment.
 //!
 //! **A change is one step.** The kernel decides a packet by the rules that held when it came, but by the elements that hold when it
 //! asks for them; and a packet that asks for an element while it is replaced may find neither. So what is new is there before
@@ -27,7 +28,6 @@
 //! may be let go by the source's side before a change and let in by the destination's after it.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use self::numbers::Numbers;
 use self::sides::Sides;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::nft::table::Table;
+use crate::nft::table::{Table, hash};
 use crate::nft::{self, Transaction};
 
 mod chains;
@@ -131,8 +131,8 @@ impl PolicyRules {
         })
     }
 
-    /// Programs `policy` for what is local, in one transaction with what is different from before. With no `local` nothing passes
-    /// the device.
+    /// Programs `policy` for what is local, in one step and by what is different from before; what another process has left is
+    /// replaced whole. With no `local` nothing passes the device.
     pub fn set(&mut self, policy: &PolicySet, local: Option<&Local>, device: &str) -> Result<(), PolicyError> {
         let in_force = self.is_in_force()?;
         if !in_force {
@@ -345,10 +345,4 @@ impl PolicyRules {
 fn in_force_names() -> (Bound<&'static str>, Bound<&'static str>) {
     // The character after the slash.
     (Bound::Included(IN_FORCE), Bound::Excluded("in-force0"))
-}
-
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }

@@ -30,7 +30,6 @@
 //! The table is ours by its comment. A table of this name with another comment is an error, and is left alone.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use mesh_core::{Prefix, SessionAffinity};
@@ -127,9 +126,8 @@ impl ServiceRules {
 impl Ruleset<'_> {
     fn comment(&self) -> String {
         // Equal rules make equal bytes; the hash only tells rules of one build apart.
-        let mut hasher = DefaultHasher::new();
-        self.write(Transaction::delete(NFT_TABLE)).finish().0.hash(&mut hasher);
-        format!("{COMMENT}{:016x}", hasher.finish())
+        let written = self.write(Transaction::delete(NFT_TABLE)).finish().0;
+        format!("{COMMENT}{:016x}", nft::table::hash(&written))
     }
 
     fn transaction(&self) -> Transaction {

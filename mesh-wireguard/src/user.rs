@@ -9,7 +9,7 @@ use mesh_dataplane::{Actual, Op, Opening, Tunnel, TunnelError, Want};
 use crate::NodeKey;
 use crate::driver::{Driver, Ended, StatsHandle};
 use crate::engine::Engine;
-use crate::host::{Host, sysctl};
+use crate::host::{Host, sysctl, unreadable};
 use crate::netlink::NetlinkError;
 use crate::services::ServicesError;
 use crate::session::{BoringKey, BoringSession};
@@ -215,8 +215,4 @@ impl Tunnel for UserTunnel {
     fn poll_want(&mut self) -> Option<Want> {
         self.driver.wants.try_recv().ok()
     }
-}
-
-fn unreadable(error: NetlinkError) -> TunnelError {
-    TunnelError::failed("read back", error)
 }

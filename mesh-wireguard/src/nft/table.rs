@@ -77,9 +77,7 @@ impl Table {
     /// Adds a set that never changes: its name, which is returned, ends in a hash of what it holds.
     pub(crate) fn fixed_set(&mut self, name: &str, kind: SetKind, elements: impl IntoIterator<Item = Element>) -> Arc<str> {
         let set = Set::new(kind, elements);
-        let mut hasher = DefaultHasher::new();
-        set.hash(&mut hasher);
-        let name: Arc<str> = format!("{name}/{:016x}", hasher.finish()).into();
+        let name: Arc<str> = format!("{name}/{:016x}", hash(&set)).into();
         self.sets.insert(name.clone(), Arc::new(set));
         name
     }
@@ -144,4 +142,11 @@ impl Table {
         }
         chains.iter().for_each(|(name, _)| to.delete_chain(name));
     }
+}
+
+/// Returns a hash by which things of one build are told apart in names.
+pub(crate) fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }

@@ -1,13 +1,11 @@
 //! The chains that every table has: from the hooks to the two sides of a connection.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use mesh_core::Direction;
 use mesh_dataplane::Scope;
 
 use super::image::named;
 use super::rows::{Outcome, Rows};
-use crate::nft::table::Table;
+use crate::nft::table::{Table, hash};
 use crate::nft::{End, Expressions, Hook, Verdict};
 
 const INPUT: u32 = 1;
@@ -184,9 +182,7 @@ pub(super) fn exports(table: &mut Table, rows: &mut Rows) {
 /// Returns the name of the chain that asks whether a client is of one of these clusters.
 pub(super) fn importers_name(clusters: &[&str]) -> String {
     let name = format!("importers/{}/", clusters.join("/"));
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    if name.len() < 100 { name } else { format!("importers/{:016x}/", hasher.finish()) }
+    if name.len() < 100 { name } else { format!("importers/{:016x}/", hash(&name)) }
 }
 
 /// Writes that chain, which asks the set of the same name for the client.

@@ -1,7 +1,6 @@
 //! Rows: what becomes of a connection by protocol and port, each in a chain and a map that are named after what they say.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use mesh_core::{CrossClusterDefault, Direction, Protocol, Reason, RuleName, Verdict as PolicyVerdict};
@@ -9,7 +8,7 @@ use mesh_policy::{Interval, PolicySet, ProfileHandle, Protocols, Row};
 
 use super::chains::Side;
 use super::numbers::Kind;
-use crate::nft::table::Table;
+use crate::nft::table::{Table, hash};
 use crate::nft::{Element, Expressions, Extent, Field, SetKind, Target, Value, Verdict};
 
 /// What workloads of this node with the same verdicts on one side share.
@@ -152,12 +151,6 @@ impl Rows {
             table.rule(&name, Expressions::new().verdict(&Verdict::Goto(usual)));
         }
     }
-}
-
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 fn key(protocol: u8, port: u16) -> Vec<u8> {
